@@ -1,0 +1,205 @@
+"""Layers of CAM++: residual head, dense time-delay blocks with context-aware masking.
+
+Module names are those of 3D-Speaker's published state dict, which therefore loads strictly.
+
+Reference
+---------
+Hui Wang, Siqi Zheng, Yafeng Chen, Luyao Cheng, Qian Chen. "CAM++: A Fast and Efficient Network
+for Speaker Verification Using Context-Aware Masking". Interspeech 2023.
+https://arxiv.org/abs/2303.00332
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+SEGMENT = 100  # frames that share one local context (2 s)
+
+
+def _batchnorm_relu(num_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(batchnorm=nn.BatchNorm1d(num_channels), relu=nn.ReLU(inplace=True))
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions around a shortcut; `stride` takes frequency down."""
+
+    def __init__(self, num_channels: int, stride: int):
+        super().__init__()
+        convolution = {"kernel_size": 3, "padding": 1, "bias": False}
+        self.conv1 = nn.Conv2d(num_channels, num_channels, stride=(stride, 1), **convolution)
+        self.bn1 = nn.BatchNorm2d(num_channels)
+        self.conv2 = nn.Conv2d(num_channels, num_channels, **convolution)
+        self.bn2 = nn.BatchNorm2d(num_channels)
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut.append(
+                nn.Conv2d(num_channels, num_channels, 1, stride=(stride, 1), bias=False)
+            )
+            self.shortcut.append(nn.BatchNorm2d(num_channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, frequency, frames) to the same, frequency divided by stride."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class Head(nn.Module):
+    """Front-end convolution module: 2-D residual network that takes frequency down by 8."""
+
+    def __init__(self, num_features: int = 80, num_channels: int = 32):
+        super().__init__()
+        convolution = {"kernel_size": 3, "padding": 1, "bias": False}
+        self.conv1 = nn.Conv2d(1, num_channels, **convolution)
+        self.bn1 = nn.BatchNorm2d(num_channels)
+        self.layer1 = nn.Sequential(ResidualBlock(num_channels, 2), ResidualBlock(num_channels, 1))
+        self.layer2 = nn.Sequential(ResidualBlock(num_channels, 2), ResidualBlock(num_channels, 1))
+        self.conv2 = nn.Conv2d(num_channels, num_channels, stride=(2, 1), **convolution)
+        self.bn2 = nn.BatchNorm2d(num_channels)
+        self.out_channels = num_channels * (num_features // 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, features, frames) to (batch, out_channels, frames)."""
+        x = F.relu(self.bn1(self.conv1(x.unsqueeze(1))))
+        x = self.layer2(self.layer1(x))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return x.flatten(1, 2)
+
+
+class TDNN(nn.Module):
+    """Time-delay layer: kernel 5, stride 2, which halves the frame rate."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.linear = nn.Conv1d(in_channels, out_channels, 5, stride=2, padding=2, bias=False)
+        self.nonlinear = _batchnorm_relu(out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, frames) to (batch, out_channels, frames / 2)."""
+        return self.nonlinear(self.linear(x))
+
+
+class ContextAwareMasking(nn.Module):
+    """Convolution masked by what the recording and the 2 s around the frame contain."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int):
+        super().__init__()
+        self.linear_local = nn.Conv1d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=(kernel_size - 1) // 2 * dilation,
+            dilation=dilation,
+            bias=False,
+        )
+        self.linear1 = nn.Conv1d(in_channels, in_channels // 2, 1)
+        self.linear2 = nn.Conv1d(in_channels // 2, out_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, frames) to (batch, out_channels, frames)."""
+        segments = F.avg_pool1d(x, SEGMENT, stride=SEGMENT, ceil_mode=True)
+        # (batch, in_channels, segments); the last one averages what is left
+        context = F.relu(self.linear1(x.mean(dim=-1, keepdim=True) + segments))
+        mask = torch.sigmoid(self.linear2(context))
+        # (batch, out_channels, segments): kernels of 1, so expanding afterwards is the same
+        mask = mask.repeat_interleave(SEGMENT, dim=-1)[..., : x.shape[-1]]
+        return self.linear_local(x) * mask
+
+
+class DenseLayer(nn.Module):
+    """One layer of a densely connected block: bottleneck, then context-aware masking."""
+
+    def __init__(self, in_channels: int, growth: int, bottleneck: int, dilation: int):
+        super().__init__()
+        self.nonlinear1 = _batchnorm_relu(in_channels)
+        self.linear1 = nn.Conv1d(in_channels, bottleneck, 1, bias=False)
+        self.nonlinear2 = _batchnorm_relu(bottleneck)
+        self.cam_layer = ContextAwareMasking(bottleneck, growth, 3, dilation)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, frames) to (batch, growth, frames)."""
+        return self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))))
+
+
+class DenseBlock(nn.Module):
+    """Layers that each read the outputs of all before them."""
+
+    def __init__(
+        self, num_layers: int, in_channels: int, growth: int, bottleneck: int, dilation: int
+    ):
+        super().__init__()
+        for i in range(num_layers):
+            layer = DenseLayer(in_channels + i * growth, growth, bottleneck, dilation)
+            self.add_module(f"tdnnd{i + 1}", layer)
+        self.out_channels = in_channels + num_layers * growth
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, frames) to (batch, out_channels, frames)."""
+        for layer in self.children():
+            x = torch.cat([x, layer(x)], dim=1)
+        return x
+
+
+class Transit(nn.Module):
+    """Halves the number of channels between two dense blocks."""
+
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.nonlinear = _batchnorm_relu(in_channels)
+        self.linear = nn.Conv1d(in_channels, in_channels // 2, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, frames) to (batch, in_channels / 2, frames)."""
+        return self.linear(self.nonlinear(x))
+
+
+class Dense(nn.Module):
+    """Statistics to embedding: a linear layer and a normalisation without parameters."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.linear = nn.Conv1d(in_channels, out_channels, 1, bias=False)
+        self.nonlinear = nn.Sequential(
+            OrderedDict(batchnorm=nn.BatchNorm1d(out_channels, affine=False))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, items, in_channels) to (batch, items, out_channels)."""
+        return self.nonlinear(self.linear(x.transpose(1, 2))).transpose(1, 2)
+
+
+class XVector(nn.Module):
+    """Everything after the head: frames on one side of the pooling, embedding on the other."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        dimension: int = 192,
+        init_channels: int = 128,
+        growth: int = 32,
+        bottleneck: int = 4 * 32,
+        num_layers: tuple[int, ...] = (12, 24, 16),
+        dilations: tuple[int, ...] = (1, 2, 2),
+    ):
+        super().__init__()
+        self.tdnn = TDNN(in_channels, init_channels)
+        self.num_blocks = len(num_layers)
+        channels = init_channels
+        for i, (depth, dilation) in enumerate(zip(num_layers, dilations, strict=True), start=1):
+            block = DenseBlock(depth, channels, growth, bottleneck, dilation)
+            self.add_module(f"block{i}", block)
+            self.add_module(f"transit{i}", Transit(block.out_channels))
+            channels = block.out_channels // 2
+        self.out_nonlinear = _batchnorm_relu(channels)
+        self.dense = Dense(2 * channels, dimension)
+        self.out_channels = channels
+
+    def frames(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, fbank_frames) to (batch, out_channels, fbank_frames / 2)."""
+        x = self.tdnn(x)
+        for i in range(1, self.num_blocks + 1):
+            x = getattr(self, f"transit{i}")(getattr(self, f"block{i}")(x))
+        return self.out_nonlinear(x)
