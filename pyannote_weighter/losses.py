@@ -193,8 +193,8 @@ class SetCriterion(nn.Module):
         else:
             y_hat = confidence.unsqueeze(-1) * full_precision(log_posteriors).exp()
             # (batch, slot, speaker)
-            price = per_file(_log_complement(matched * log_p.exp()))
-            price = price - _log_complement(y_hat).sum((1, 2))
+            y_hat = y_hat.index_put((files, slots, speakers), y_hat.new_zeros(()))
+            price = -_log_complement(y_hat).sum((1, 2))
         file_loss = torch.where(known, attraction + self.lambda_ * price, 0.0)
         claimed = per_file(matched.detach())
         return SetLoss(

@@ -113,6 +113,8 @@ def distinct_likes(
             f"confidence is {tuple(confidence.shape)}, log posteriors are "
             f"{tuple(log_posteriors.shape)}: need (batch, slot) and (batch, slot, speaker)"
         )
+    if not len(likes):
+        raise ValueError("no file in the batch: skip empty batches")
     if log_posteriors.shape[:2] != confidence.shape or len(likes) != len(confidence):
         raise ValueError(
             f"confidence is {tuple(confidence.shape)}, log posteriors are "

@@ -9,7 +9,8 @@ Numerics. Half precision is computed, and returned, in float32; float64 stays fl
 is first divided by its own largest value, so that sums neither underflow nor lose the gradient;
 W, c and n are homogeneous in X, which makes the gradient right although that divisor is held
 constant. A slot whose largest value is below ``SILENT`` counts as all-zero: W, c, n, and their
-gradients, are exactly zero.
+gradients, are exactly zero. Gradients with respect to X grow like 1 / X, which a sigmoid or softmax
+in front of X takes back: let these work in float32.
 """
 
 from typing import Literal
@@ -155,10 +156,10 @@ def pool_mean_std(frames: Tensor, weightings: Tensor) -> Tensor:
     """Pool frames into weighted mean and standard deviation per slot.
 
     The deviation is unbiased for reliability weights,
-    var = sum_t W (f - mean)^2 / (1 - sum_t W^2), as in pyannote.audio's StatsPool. That one has no finite gradient where the variance
-    is zero (one-hot weights, silent slot, constant channel). Here variance that float32 does not
-    resolve, a millionth of the mean squared distance to the mean of the file, counts as zero and
-    has no gradient.
+    var = sum_t W (f - mean)^2 / (1 - sum_t W^2), as in pyannote.audio's StatsPool. That one has no
+    finite gradient where the variance is zero (one-hot weights, silent slot, constant channel).
+    Here variance that float32 does not resolve, a millionth of the mean squared distance to the
+    mean of the file, counts as zero and has no gradient.
 
     Parameters
     ----------
