@@ -1,0 +1,201 @@
+r"""The ``.likes`` format: which speakers somebody tagged in which file.
+
+::
+
+    # one file a line: uri, then the names of its likes
+    episode-1   Alice "Anna Lee" Bob\ Ray
+    episode-2                    # known to have no likes
+    "my file"   O'Brien
+
+- Items are separated by white space. An item that holds white space stands in double
+  quotes, or has a backslash before each space. Single quotes are ordinary characters.
+- A backslash makes the next character ordinary (``\"``, ``\\``, ``\ ``, ``\#``); inside
+  and outside quotes ``\n`` and ``\r`` are line breaks only within quotes.
+- ``#`` at the start of an item begins a comment. Blank lines are skipped.
+- UTF-8, with or without a byte order mark.
+- A listed file without names is known to have no likes; about a file that is not listed
+  nothing is known.
+"""
+
+import codecs
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+_LINE_BREAKS = {"n": "\n", "r": "\r"}
+_WRITTEN = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
+_CURLY = "\u201c\u201d\u201e"  # what word processors make of a double quote
+
+
+def read_likes(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
+    """Read a ``.likes`` file.
+
+    Parameters
+    ----------
+    path : path-like
+        A UTF-8 text file; the format is described in this module.
+
+    Returns
+    -------
+    likes : dict
+        Names of the likes for each uri, in the order of the file. A name repeated within a
+        line counts once. Listed files without names map to ``()``.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        A line cannot be read, or a uri is listed twice; the message starts with ``path:line``.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: no such .likes file. Check the path, or create the file with one line "
+            "'uri name name ...' for each recording."
+        ) from None
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}:{line}: not UTF-8. Save the file as UTF-8 text.") from None
+
+    likes: dict[str, tuple[str, ...]] = {}
+    listed: dict[str, int] = {}
+    # not splitlines(): that would also split at U+2028 and other rare separators
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            items = split_items(line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
+        if not items:
+            continue
+        uri, *names = items
+        if uri in listed:
+            raise ValueError(
+                f"{path}:{number}: {uri!r} is already listed in line {listed[uri]}. "
+                "Put all names of a file on one line."
+            )
+        listed[uri] = number
+        likes[uri] = tuple(dict.fromkeys(names))
+    return likes
+
+
+def write_likes(path: str | os.PathLike, likes: Mapping[str, Iterable[str] | None]) -> None:
+    """Write a ``.likes`` file, whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write; one that exists is replaced.
+    likes : mapping
+        Names of the likes for each uri. Empty means known to have none; files with
+        ``None`` (unknown) are left out. Repeated names are written once.
+
+    Raises
+    ------
+    ValueError
+        A uri or name is empty, no text, or cannot be encoded; or the names of a uri are one
+        string instead of a sequence of strings.
+    """
+    path = Path(path)
+    lines = []
+    for uri, names in likes.items():
+        if names is None:
+            continue
+        if isinstance(names, str):
+            raise ValueError(f"likes of {uri!r} are one string, {names!r}. Pass a tuple of names.")
+        lines.append(" ".join(quote_item(item) for item in (uri, *dict.fromkeys(names))) + "\n")
+
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes("".join(lines).encode("utf-8"))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def quote_item(item: str) -> str:
+    """One uri or name as it stands in a ``.likes`` file, in quotes where it needs them."""
+    if not isinstance(item, str) or not item:
+        raise ValueError(f"{item!r} cannot be a uri or name. Use text of at least one character.")
+    try:
+        item.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"{item!r} holds a lone surrogate, which UTF-8 cannot encode.") from None
+    # isprintable() is False for every separator but the plain space, and for marks
+    # that nobody sees, such as a byte order mark
+    plain = item.isprintable() and not any(character in ' "\\' for character in item)
+    if plain and item[0] not in "#" + _CURLY:
+        return item
+    return '"' + item.translate(_WRITTEN) + '"'
+
+
+def split_items(line: str) -> list[str]:
+    r"""Items of one line, without quotes, escapes and comment.
+
+    Raises
+    ------
+    ValueError
+        The quotes or backslashes of the line are wrong; the message has no file and line.
+    """
+    items = []
+    position = 0
+    while True:
+        while position < len(line) and line[position].isspace():
+            position += 1
+        if position == len(line) or line[position] == "#":
+            return items
+        if line[position] in _CURLY:
+            raise ValueError(
+                f'curly quote {line[position]}. Use straight double quotes (") around names '
+                'with spaces; write "' + line[position] + '..." if the name begins with it.'
+            )
+        quoted = line[position] == '"'
+        item, position = _read_item(line, position + quoted, quoted)
+        if not item:
+            raise ValueError('empty name "". Remove it, or write the name between the quotes.')
+        items.append(item)
+
+
+def _read_item(line: str, position: int, quoted: bool) -> tuple[str, int]:
+    """Read one item from ``position`` on; returns it with the position behind it."""
+    characters = []
+    while position < len(line):
+        character = line[position]
+        position += 1
+        if character == "\\":
+            following = line[position : position + 1]
+            position += 1
+            if quoted and following in _LINE_BREAKS:
+                following = _LINE_BREAKS[following]
+            elif not following or following.isalnum():
+                place = repr(following) if following else "the end of the line"
+                raise ValueError(
+                    f"backslash before {place}. Write \\\\ for a "
+                    "backslash that belongs to the name."
+                )
+            characters.append(following)
+        elif quoted and character == '"':
+            if position < len(line) and not line[position].isspace():
+                raise ValueError(
+                    f"{line[position]!r} follows a closing double quote. Put a space behind the "
+                    'quote, or write \\" for one that belongs to the name.'
+                )
+            return "".join(characters), position
+        elif not quoted and character == '"':
+            raise ValueError(
+                f"double quote behind {''.join(characters)!r}. Put a space before the quote, or "
+                'write \\" for one that belongs to the name.'
+            )
+        elif not quoted and character.isspace():
+            break
+        else:
+            characters.append(character)
+    if quoted:
+        raise ValueError('a double quote is never closed. Close it, or write \\" for a quote.')
+    return "".join(characters), position

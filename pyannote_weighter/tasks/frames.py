@@ -1,0 +1,288 @@
+"""Frames of frozen backbones, kept on disk between epochs and runs."""
+
+import hashlib
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_VERSION = 1
+_ARRAY_NAME = re.compile(r"(?P<key>.+)\.[0-9a-f]{32}(\.(frames|count)\.npy|\.tmp)")
+_LEFT_BEHIND = 24 * 3600.0  # seconds after which a file that no entry names is litter
+
+
+class FrameCache:
+    """Frame features on disk: half precision, memory-mapped, safe with several processes.
+
+    An entry is a small JSON file that names its ``.npy`` files. These are written first,
+    under names never used before; then the JSON file is moved into place. So an entry is
+    whole or absent whenever the process is killed, any number of processes may write (the
+    last one wins), and who reads while an entry is replaced gets the old or the new one.
+
+    Entries are tied to the uri of a file, not to its samples: give whatever makes frames
+    outdated (backbone, weights, window) a part in `extractor_id`.
+
+    Parameters
+    ----------
+    directory : path-like
+        Root of the cache; made when something is put.
+    extractor_id : str
+        Names what computed the frames. Each one has a subfolder of its own.
+
+    Usage
+    -----
+    >>> cache = FrameCache("frames", "campplus")
+    >>> if "episode-1" not in cache:
+    ...     cache.put("episode-1", frames, count)
+    >>> frames, count = cache.get("episode-1")
+    """
+
+    def __init__(self, directory: str | os.PathLike, extractor_id: str):
+        self.extractor_id = extractor_id
+        self.folder = Path(directory) / _safe_name(extractor_id)
+        self._swept = False
+
+    def __repr__(self) -> str:
+        """Folder of the entries."""
+        return f"FrameCache({str(self.folder)!r})"
+
+    def put(
+        self,
+        uri: str,
+        frames: np.ndarray,
+        count: np.ndarray | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store the frames of a file; an entry that exists is replaced.
+
+        Parameters
+        ----------
+        uri : str
+            Any text.
+        frames : (T, C) array-like
+            Kept as float16. T may be 0.
+        count : (T,) array-like, optional
+            Number of speakers in each frame, whole numbers from 0 to 255.
+        metadata : mapping, optional
+            Anything that JSON can hold, for `metadata`.
+
+        Raises
+        ------
+        ValueError
+            Wrong shapes, NaN, infinite or above 65504 (the range of float16), or a count
+            that is no whole number from 0 to 255.
+        """
+        arrays = {"frames": self._checked_frames(uri, frames)}
+        if count is not None:
+            arrays["count"] = self._checked_count(uri, count, len(arrays["frames"]))
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._swept:
+            self._sweep()
+            self._swept = True
+        entry_path = self._entry_path(uri)
+        entry = {
+            "version": _VERSION,
+            "uri": uri,
+            "extractor": self.extractor_id,
+            "metadata": dict(metadata or {}),
+            "arrays": {},
+        }
+        token = uuid.uuid4().hex
+        written = []
+        temporary = self.folder / f"{entry_path.stem}.{token}.tmp"
+        try:
+            for kind, array in arrays.items():
+                path = self.folder / f"{entry_path.stem}.{token}.{kind}.npy"
+                written.append(path)
+                with open(path, "xb") as stream:
+                    np.save(stream, array, allow_pickle=False)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                entry["arrays"][kind] = {"file": path.name, "bytes": path.stat().st_size}
+            temporary.write_text(json.dumps(entry), encoding="utf-8")
+            outdated = self._files_of(uri)
+            os.replace(temporary, entry_path)
+        except BaseException:
+            for path in (temporary, *written):
+                path.unlink(missing_ok=True)
+            raise
+        for path in outdated:
+            path.unlink(missing_ok=True)
+
+    def get(self, uri: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Frames and speaker count of a file, memory-mapped and read-only.
+
+        Returns
+        -------
+        frames : (T, C) float16 memory map
+        count : (T,) uint8 memory map or None
+
+        Raises
+        ------
+        KeyError
+            There is no entry for this uri.
+        ValueError
+            The entry is damaged, or no entry of this cache; `in` is False for such ones,
+            and `put` replaces them.
+        """
+        for attempt in range(10):
+            entry = self._read_entry(uri)
+            try:
+                return self._open(entry, "frames"), self._open(entry, "count")
+            except FileNotFoundError as error:
+                # replaced by another process in between; if not, the entry is damaged
+                if attempt == 9 or self._read_entry(uri) == entry:
+                    raise self._damaged(uri, f"{error.filename} is missing") from None
+            except (ValueError, EOFError, OSError) as error:
+                raise self._damaged(uri, str(error)) from None
+        raise AssertionError("unreachable")
+
+    def metadata(self, uri: str) -> dict[str, Any]:
+        """What was given to `put` as ``metadata``; errors as in `get`."""
+        return self._read_entry(uri)["metadata"]
+
+    def __contains__(self, uri: str) -> bool:
+        """Whether `get` will find a whole entry; reads no array."""
+        try:
+            entry = self._read_entry(uri)
+        except (KeyError, ValueError):
+            return False
+        return self._is_whole(entry)
+
+    def __iter__(self) -> Iterator[str]:
+        """The uris of all whole entries."""
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                uri = json.loads(path.read_bytes())["uri"]
+            except (ValueError, KeyError, TypeError, FileNotFoundError):
+                continue
+            if isinstance(uri, str) and self._entry_path(uri) == path and uri in self:
+                yield uri
+
+    def __len__(self) -> int:
+        """Count the whole entries."""
+        return sum(1 for _ in self)
+
+    def _entry_path(self, uri: str) -> Path:
+        return self.folder / f"{_safe_name(uri)}.json"
+
+    def _read_entry(self, uri: str) -> dict[str, Any]:
+        """Read and check the JSON file of an entry."""
+        path = self._entry_path(uri)
+        try:
+            entry = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise KeyError(f"no frames of {uri!r} in {self.folder}. Put them first.") from None
+        except ValueError as error:
+            raise self._damaged(uri, f"no JSON ({error})") from None
+        expected = {"version": _VERSION, "uri": uri, "extractor": self.extractor_id}
+        if not isinstance(entry, dict) or any(entry.get(k) != v for k, v in expected.items()):
+            raise self._damaged(uri, f"expected an entry with {expected}")
+        arrays = entry.get("arrays")
+        if (
+            not isinstance(entry.get("metadata"), dict)
+            or not isinstance(arrays, dict)
+            or not arrays.keys() <= {"frames", "count"}
+            or "frames" not in arrays
+            or not all(self._is_reference(path.stem, array) for array in arrays.values())
+        ):
+            raise self._damaged(uri, "does not name its frames")
+        return entry
+
+    @staticmethod
+    def _is_reference(key: str, array: Any) -> bool:
+        """Whether this names an array file of the entry, and none elsewhere."""
+        if not isinstance(array, dict) or not isinstance(array.get("bytes"), int):
+            return False
+        name = _ARRAY_NAME.fullmatch(str(array.get("file")))
+        return name is not None and name["key"] == key
+
+    def _is_whole(self, entry: dict[str, Any]) -> bool:
+        try:
+            sizes = [(self.folder / a["file"]).stat().st_size for a in entry["arrays"].values()]
+        except OSError:
+            return False
+        return sizes == [array["bytes"] for array in entry["arrays"].values()]
+
+    def _open(self, entry: dict[str, Any], kind: str) -> np.ndarray | None:
+        """Memory map of one array of an entry."""
+        if kind not in entry["arrays"]:
+            return None
+        path = self.folder / entry["arrays"][kind]["file"]
+        size, expected = path.stat().st_size, entry["arrays"][kind]["bytes"]
+        if size != expected:
+            raise ValueError(f"{path.name} has {size} bytes instead of {expected}")
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if (kind, array.ndim, array.dtype) not in (
+            ("frames", 2, np.float16),
+            ("count", 1, np.uint8),
+        ):
+            raise ValueError(f"{path.name} holds {array.dtype} of shape {array.shape}")
+        return array
+
+    def _files_of(self, uri: str) -> list[Path]:
+        """List the array files that the present entry names, if there is one."""
+        try:
+            entry = self._read_entry(uri)
+        except (KeyError, ValueError):
+            return []
+        return [self.folder / array["file"] for array in entry["arrays"].values()]
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left behind: old array files that no entry names."""
+        before = time.time() - _LEFT_BEHIND
+        for path in list(self.folder.iterdir()):
+            name = _ARRAY_NAME.fullmatch(path.name)
+            try:
+                if name is None or path.stat().st_mtime > before:
+                    continue
+                named = path.name in (self.folder / f"{name['key']}.json").read_text("utf-8")
+            except FileNotFoundError:
+                named = False
+            if not named:
+                path.unlink(missing_ok=True)
+
+    def _damaged(self, uri: str, reason: str) -> ValueError:
+        return ValueError(
+            f"{self._entry_path(uri)}: damaged or foreign entry for {uri!r}: {reason}. Delete "
+            "that file, or put the frames again."
+        )
+
+    @staticmethod
+    def _checked_frames(uri: str, frames) -> np.ndarray:
+        with np.errstate(over="ignore"):  # to infinity, which is caught below
+            frames = np.asarray(frames).astype(np.float16)  # (T, C)
+        if frames.ndim != 2:
+            raise ValueError(f"frames of {uri!r} have shape {frames.shape}; expected (T, C).")
+        if not np.isfinite(frames).all():
+            raise ValueError(
+                f"frames of {uri!r} hold NaN, infinite or values above 65504. Check the audio, "
+                "or scale the frames."
+            )
+        return frames
+
+    @staticmethod
+    def _checked_count(uri: str, count, num_frames: int) -> np.ndarray:
+        given = np.asarray(count)
+        if given.shape != (num_frames,):
+            raise ValueError(
+                f"count of {uri!r} has shape {given.shape}; expected ({num_frames},), "
+                "one number a frame."
+            )
+        if not np.all((given >= 0) & (given <= 255) & (given == np.floor(given))):
+            raise ValueError(f"count of {uri!r} must hold whole numbers from 0 to 255.")
+        return given.astype(np.uint8)
+
+
+def _safe_name(text: str) -> str:
+    """File name for any text: the same on every machine, different for different texts."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:40].strip("-")
+    return f"{readable}-{digest}" if readable else digest
