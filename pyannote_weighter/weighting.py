@@ -9,8 +9,8 @@ Numerics. Half precision is computed, and returned, in float32; float64 stays fl
 is first divided by its own largest value, so that sums neither underflow nor lose the gradient;
 W, c and n are homogeneous in X, which makes the gradient right although that divisor is held
 constant. A slot whose largest value is below ``SILENT`` counts as all-zero: W, c, n, and their
-gradients, are exactly zero. Gradients with respect to X grow like 1 / X, which a sigmoid or softmax
-in front of X takes back: let these work in float32.
+gradients, are exactly zero. Gradients with respect to X grow like 1 / X, which a sigmoid or
+softmax in front of X takes back: let these work in float32.
 """
 
 from typing import Literal
