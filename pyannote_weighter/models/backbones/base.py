@@ -1,0 +1,217 @@
+"""What the package asks of a frame encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from pyannote_weighter.models.backbones.pooling import pool_windows
+from pyannote_weighter.weighting import pool_mean, pool_mean_std
+
+
+class Backbone(nn.Module):
+    """Waveform to frames, frames and weights to embeddings.
+
+    A subclass sets the attributes below, calls `freeze()` at the end of `__init__`, and fills
+    `num_frames`, `compute_frames` and, if pooled frames are not yet the embedding,
+    `embed_statistics`.
+
+    Frozen (the default): no parameter asks for a gradient, `train()` leaves it in evaluation mode,
+    frames are computed without gradient. `embed` always lets gradients through to the weights.
+
+    Attributes
+    ----------
+    sample_rate : int
+        In Hz.
+    frame_dimension : int
+        C, channels of a frame.
+    dimension : int
+        Dimension of the pooled embedding.
+    frame_step : int
+        Samples from one frame to the next.
+    receptive_field_size : int
+        Samples that place one frame in time: frame t is centred on sample
+        `t * frame_step + (receptive_field_size - 1) // 2`.
+    deviation : bool
+        Whether frames are pooled into mean and standard deviation, or mean alone.
+    reloadable : bool
+        Whether the same name or config brings the same weights back, so that checkpoints may
+        leave them out. False for random weights.
+    frozen : bool
+        Whether the weights are kept as they are. Change it by `freeze`.
+    """
+
+    sample_rate: int
+    frame_dimension: int
+    dimension: int
+    frame_step: int
+    receptive_field_size: int
+    deviation: bool = True
+    reloadable: bool = True
+    frozen: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def freeze(self, frozen: bool = True) -> Backbone:
+        """Keep the weights as they are (True), or let them learn (False)."""
+        self.frozen = frozen
+        self.requires_grad_(not frozen)
+        return self.train(self.training and not frozen)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Switch to training mode, unless frozen."""
+        return super().train(mode and not self.frozen)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Number of frames for that many samples, 0 if they are too few for one."""
+        raise NotImplementedError
+
+    def compute_frames(self, waveforms: Tensor) -> Tensor:
+        """(batch, 1, samples) to (batch, frames, frame_dimension)."""
+        raise NotImplementedError
+
+    def embed_statistics(self, statistics: Tensor) -> Tensor:
+        """(batch, items, C or 2 C) pooled frames to (batch, items, dimension)."""
+        return statistics
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Compute frames.
+
+        Parameters
+        ----------
+        waveforms : (batch, 1, samples) torch.Tensor
+            Samples in [-1, 1].
+
+        Returns
+        -------
+        frames : (batch, frames, frame_dimension) torch.Tensor
+
+        Raises
+        ------
+        ValueError
+            If the shape is another one, or waveforms are too short for one frame.
+        """
+        if waveforms.ndim != 3 or waveforms.shape[1] != 1:
+            raise ValueError(
+                f"expected waveforms of shape (batch, 1, samples), got {tuple(waveforms.shape)}"
+            )
+        if self.num_frames(waveforms.shape[-1]) < 1:
+            raise ValueError(
+                f"{waveforms.shape[-1]} samples are too few for one frame, which takes "
+                f"{self.receptive_field_size}: pad them or leave them out"
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.compute_frames(waveforms)
+
+    def embed(self, frames: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Pool frames into one embedding per slot.
+
+        Parameters
+        ----------
+        frames : (batch, frames, frame_dimension) torch.Tensor
+        weights : (batch, slots, frames) torch.Tensor, optional
+            Not negative; need not be normalised. Defaults to one slot of ones.
+
+        Returns
+        -------
+        embeddings : (batch, slots, dimension) torch.Tensor
+            Finite, and with finite gradients, for all-zero, one-hot and constant weights too.
+        """
+        if weights is None:
+            weights = frames.new_ones(frames.shape[0], 1, frames.shape[1])
+        pool = pool_mean_std if self.deviation else pool_mean
+        return self.embed_statistics(pool(frames, weights.transpose(1, 2)))
+
+    def embed_windows(self, frames: Tensor, weights: Tensor, window: int, step: int) -> Tensor:
+        """Pool frames into one embedding per short window.
+
+        Window i is centred on frames `i * step` to `(i + 1) * step`; what lies outside of the
+        recording has no weight.
+
+        Parameters
+        ----------
+        frames : (batch, frames, frame_dimension) torch.Tensor
+        weights : (batch, frames) torch.Tensor
+            Not negative. A window without any weight has statistics of zero.
+        window, step : int
+            In frames; `window - step` must be even.
+
+        Returns
+        -------
+        embeddings : (batch, ceil(frames / step), dimension) torch.Tensor
+        """
+        return self.embed_statistics(pool_windows(frames, weights, window, step, self.deviation))
+
+
+def window_frames(
+    backbone: Backbone,
+    waveform: Tensor,
+    window: float = 30.0,
+    batch_size: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Compute the frames of a recording of any length, in windows without overlap.
+
+    Windows are cut at multiples of `frame_step`, so that frame t is where it would be in one pass.
+    The last one reaches back to be as long as the others: no frame is computed from a short rest.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Used in the mode that it is in; a frozen one is always in evaluation mode.
+    waveform : (1, samples) torch.Tensor
+    window : float, optional
+        In seconds. Defaults to 30.
+    batch_size : int, optional
+        Windows computed at once. Defaults to 4.
+    progress : callable, optional
+        Called with (windows done, windows in all) after every batch.
+
+    Returns
+    -------
+    frames : (num_frames(samples), frame_dimension) torch.Tensor
+        On the device of the waveform, without gradient. No frame at all if too short for one.
+
+    Raises
+    ------
+    ValueError
+        If the waveform has another shape.
+    """
+    if waveform.ndim != 2 or waveform.shape[0] != 1:
+        raise ValueError(f"expected a waveform of shape (1, samples), got {tuple(waveform.shape)}")
+
+    total = backbone.num_frames(waveform.shape[1])
+    if total < 1:
+        return waveform.new_zeros(0, backbone.frame_dimension)
+
+    per_window = max(1, round(window * backbone.sample_rate / backbone.frame_step))
+    if total <= per_window:
+        starts, num_samples = [0], waveform.shape[1]
+    else:
+        starts = [i * per_window for i in range(math.ceil(total / per_window))]
+        starts[-1] = total - per_window
+        num_samples = (per_window - 1) * backbone.frame_step + backbone.receptive_field_size
+    # starts and per_window are in frames
+
+    frames = waveform.new_empty(total, backbone.frame_dimension)
+    for done in range(0, len(starts), batch_size):
+        batch = starts[done : done + batch_size]
+        windows = torch.stack(
+            [waveform[:, start * backbone.frame_step :][:, :num_samples] for start in batch]
+        )
+        # (batch, 1, num_samples)
+        with torch.no_grad():
+            computed = backbone(windows.to(backbone.device)).to(frames)
+        # (batch, per_window, frame_dimension)
+        for start, some in zip(batch, computed, strict=True):
+            frames[start : start + per_window] = some[:per_window]
+        if progress is not None:
+            progress(done + len(batch), len(starts))
+    return frames
