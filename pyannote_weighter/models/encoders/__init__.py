@@ -1,0 +1,37 @@
+"""Encoders: from frames to weightings."""
+
+from torch import nn
+
+from pyannote_weighter.models.encoders.refine import SlotRefiner
+from pyannote_weighter.models.encoders.windowed import RefineEncoder
+
+__all__ = ["ENCODERS", "RefineEncoder", "SlotRefiner", "get_encoder"]
+
+ENCODERS = {"refine": RefineEncoder}
+
+
+def get_encoder(encoder: str | dict, backbone, num_slots: int) -> nn.Module:
+    """Make an encoder by name.
+
+    Parameters
+    ----------
+    encoder : str or dict
+        Name, or `{"name": ..., **options}`.
+    backbone : Backbone
+        Backbone whose frames it will read.
+    num_slots : int
+
+    Returns
+    -------
+    encoder : nn.Module
+
+    Raises
+    ------
+    ValueError
+        If there is no such encoder.
+    """
+    options = {"name": encoder} if isinstance(encoder, str) else dict(encoder)
+    name = options.pop("name", None)
+    if name not in ENCODERS:
+        raise ValueError(f"unknown encoder {name!r}: choose from {', '.join(ENCODERS)}")
+    return ENCODERS[name](backbone=backbone, num_slots=num_slots, **options)

@@ -1,0 +1,274 @@
+"""Unrolled assignment: score, smooth, pool, repeat.
+
+The encoder alternates, as unrolled expectation-maximisation and slot attention do, between giving
+every window of time to the slots and computing the slots from their windows. What is learned is
+the procedure (a projection, a temporal smoother, how strongly slots compete) and no voice.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-6
+
+
+class TemporalSmoother(nn.Module):
+    """Small dilated convolutions over time, the same for every slot.
+
+    Parameters
+    ----------
+    in_features : int
+        Evidence per slot and window.
+    hidden : int
+        Channels.
+    kernel_size : int
+    dilations : tuple of int
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int = 24,
+        kernel_size: int = 5,
+        dilations: tuple[int, ...] = (1, 3, 9),
+    ):
+        super().__init__()
+        self.inlet = nn.Conv1d(in_features, hidden, 1)
+        self.layers = nn.ModuleList(
+            nn.Conv1d(
+                hidden, hidden, kernel_size, dilation=d, padding=d * (kernel_size // 2), groups=g
+            )
+            for d, g in zip(dilations, [1] + [hidden // 4] * (len(dilations) - 1), strict=True)
+        )
+        self.outlet = nn.Conv1d(hidden, 1, 1)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)
+
+    def forward(self, evidence: Tensor) -> Tensor:
+        """Smooth evidence over time.
+
+        Parameters
+        ----------
+        evidence : (B, T, N, F) tensor
+
+        Returns
+        -------
+        scores : (B, T, N) tensor
+        """
+        B, T, N, num_features = evidence.shape
+        x = evidence.permute(0, 2, 3, 1).reshape(B * N, num_features, T)  # (B * N, F, T)
+        x = self.inlet(x)
+        for layer in self.layers:
+            x = x + F.gelu(layer(x))
+        return self.outlet(x).reshape(B, N, T).transpose(1, 2)  # (B, T, N)
+
+
+class SlotCompetition(nn.Module):
+    """Bias of each slot from all others: how two slots on one speaker become one.
+
+    A slot that is close to a larger slot, compared with how close windows are to their own slot,
+    is probably the same speaker. Its bias goes down, its windows leave for the larger slot.
+
+    Parameters
+    ----------
+    hidden : int
+        Units of the pairwise network.
+    """
+
+    def __init__(self, hidden: int = 24):
+        super().__init__()
+        self.pair = nn.Sequential(
+            nn.Linear(6, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
+        )
+        self.outlet = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)
+
+    def forward(
+        self, means: Tensor, embeddings: Tensor, share: Tensor, cohesion: Tensor, seconds: Tensor
+    ) -> Tensor:
+        """Score every slot against its competitors.
+
+        Parameters
+        ----------
+        means, embeddings : (B, N, D) tensors
+            Unit vectors of each slot, in the space of the windows and of the whole slot.
+        share : (B, N) tensor
+            Share of the speech that the slot holds.
+        cohesion : (B, N) tensor
+            Mean cosine of the windows of a slot to its mean.
+        seconds : (B, N) tensor
+            Speech of each slot.
+
+        Returns
+        -------
+        bias : (B, N) tensor
+        """
+        N = share.shape[1]
+        near = means @ means.transpose(1, 2)  # (B, N, N)
+        alike = embeddings @ embeddings.transpose(1, 2)  # (B, N, N)
+        log_seconds = (seconds + 0.1).log()
+        features = torch.stack(
+            [
+                4 * near,
+                4 * alike,
+                4 * cohesion[:, :, None].expand(-1, -1, N),
+                4 * cohesion[:, None, :].expand(-1, N, -1),
+                log_seconds[:, :, None].expand(-1, -1, N),
+                log_seconds[:, None, :].expand(-1, N, -1),
+            ],
+            dim=-1,
+        )  # (B, N, N, 6)
+        pull = self.outlet(self.pair(features)).squeeze(-1)  # (B, N, N)
+        # empty slots are no competitors, a slot does not compete with itself
+        rivals = share[:, None, :] / (share[:, None, :] + 0.01)
+        others = 1 - torch.eye(N, device=share.device, dtype=share.dtype)
+        return (pull * rivals * others).sum(dim=-1)  # (B, N)
+
+
+class SlotRefiner(nn.Module):
+    """Window embeddings to weightings by a few rounds of score, smooth, pool.
+
+    Parameters
+    ----------
+    in_dimension : int
+        Dimension of the window embeddings.
+    num_slots : int
+        N.
+    dimension : int, optional
+        Dimension of the space in which windows are compared with slots.
+    num_rounds : int, optional
+    hidden : int, optional
+        Channels of the temporal smoother.
+    window_step : float, optional
+        Seconds between windows.
+
+    References
+    ----------
+    Locatello et al., "Object-centric learning with slot attention", NeurIPS 2020.
+    Greff et al., "Neural expectation maximization", NeurIPS 2017.
+    """
+
+    def __init__(
+        self,
+        in_dimension: int,
+        num_slots: int,
+        dimension: int = 96,
+        num_rounds: int = 5,
+        hidden: int = 24,
+        window_step: float = 0.1,
+    ):
+        super().__init__()
+        self.num_slots = num_slots
+        self.num_rounds = num_rounds
+        self.window_step = window_step
+        self.norm = nn.LayerNorm(in_dimension, elementwise_affine=False)
+        self.project = nn.Linear(in_dimension, dimension, bias=False)
+        nn.init.orthogonal_(self.project.weight)
+        self.log_temperature = nn.Parameter(torch.full((num_rounds + 1,), 2.3))
+        self.share_weight = nn.Parameter(torch.full((num_rounds,), 0.5))
+        self.smoother = TemporalSmoother(in_features=7, hidden=hidden)
+        self.competition = SlotCompetition(hidden)
+
+    def start(self, vectors: Tensor, usable: Tensor) -> Tensor:
+        """Choose windows that are far apart as first slots (no gradient).
+
+        Parameters
+        ----------
+        vectors : (B, T, D) tensor
+            Unit vectors.
+        usable : (B, T) tensor
+            1 where exactly one speaker talks, between 0 and 1 elsewhere.
+
+        Returns
+        -------
+        means : (B, N, D) tensor
+        """
+        with torch.no_grad():
+            B, T, _ = vectors.shape
+            wanted = max(1, round(0.75 / self.window_step))  # half-width of the smoothing
+            smooth = F.avg_pool1d(
+                (vectors * usable[..., None]).transpose(1, 2),
+                2 * wanted + 1,
+                stride=1,
+                padding=wanted,
+            ).transpose(1, 2)  # (B, T, D)
+            # the length of the mean tells whether neighbours agree: low at changes and in noise
+            agreement = smooth.norm(dim=-1) * usable  # (B, T)
+            smooth = F.normalize(smooth, dim=-1)
+            batch = torch.arange(B, device=vectors.device)
+            chosen = agreement.argmax(dim=1)  # (B,)
+            means = [smooth[batch, chosen]]
+            closest = torch.einsum("btd,bd->bt", smooth, means[0])
+            for _ in range(self.num_slots - 1):
+                chosen = ((1 - closest) * agreement**2).argmax(dim=1)
+                means.append(smooth[batch, chosen])
+                closest = torch.maximum(closest, torch.einsum("btd,bd->bt", smooth, means[-1]))
+            return torch.stack(means, dim=1)  # (B, N, D)
+
+    def forward(
+        self,
+        windows: Tensor,
+        speech: Tensor,
+        single: Tensor,
+        embed: Callable[[Tensor], Tensor],
+    ) -> list[Tensor]:
+        """Assign windows to slots.
+
+        Parameters
+        ----------
+        windows : (B, T, in_dimension) tensor
+            Embeddings of short windows.
+        speech : (B, T) tensor
+            Probability of speech, 0 on padding.
+        single : (B, T) tensor
+            Probability that exactly one speaker talks, at most `speech`.
+        embed : callable
+            (B, T, N) weightings to (B, N, D) unit embeddings of the slots.
+
+        Returns
+        -------
+        weightings : list of (B, T, N) tensors
+            After each round; the last one is the answer.
+        """
+        vectors = F.normalize(self.project(self.norm(windows)), dim=-1)  # (B, T, D)
+        temperature = self.log_temperature.exp()
+        cosine = vectors @ self.start(vectors, single).transpose(1, 2)  # (B, T, N)
+        posterior = (temperature[0] * cosine).softmax(dim=-1)
+        total = single.sum(dim=1, keepdim=True).clamp_min(EPS)  # (B, 1)
+
+        weightings = []
+        for r in range(self.num_rounds):
+            held = posterior * single[..., None]  # (B, T, N)
+            mass = held.sum(dim=1)  # (B, N)
+            share = mass / total
+            sums = held.transpose(1, 2) @ vectors  # (B, N, D)
+            means = F.normalize(sums, dim=-1, eps=EPS)
+            cohesion = (sums * means).sum(dim=-1) / mass.clamp_min(EPS)  # (B, N)
+            cosine = vectors @ means.transpose(1, 2)  # (B, T, N)
+            nearest = (means @ means.transpose(1, 2)) - 2 * torch.eye(
+                self.num_slots, device=means.device, dtype=means.dtype
+            )
+            bias = self.competition(
+                means, embed(held), share, cohesion, mass * self.window_step
+            )  # (B, N)
+            prior = self.share_weight[r] * (share + 1e-3).log() + bias  # (B, N)
+            scores = temperature[r + 1] * cosine + prior[:, None]  # (B, T, N)
+            evidence = torch.stack(
+                [
+                    (scores - scores.amax(dim=-1, keepdim=True)).clamp_min(-10) / 5,
+                    posterior,
+                    cosine,
+                    (share + 1e-3).log()[:, None].expand_as(cosine) / 5,
+                    nearest.amax(dim=-1)[:, None].expand_as(cosine),
+                    cohesion[:, None].expand_as(cosine),
+                    single[..., None].expand_as(cosine),
+                ],
+                dim=-1,
+            )  # (B, T, N, 7)
+            scores = scores + self.smoother(evidence)
+            posterior = scores.softmax(dim=-1)
+            weightings.append(posterior * speech[..., None])
+        return weightings

@@ -1,0 +1,256 @@
+"""The Weighter: frame features in, N weightings over time and N speaker embeddings out."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pyannote.audio import Model
+from pyannote.audio.core.task import Problem, Resolution, Specifications, Task
+from pyannote.core import SlidingWindow
+from torch import Tensor, nn
+
+from pyannote_weighter.models.backbones import get_backbone
+from pyannote_weighter.models.encoders import get_encoder
+from pyannote_weighter.weighting import confidence, effective_frames
+
+BACKBONE = "backbone."
+
+
+class Weighted(NamedTuple):
+    """Answer of a Weighter to a batch of frame sequences.
+
+    Attributes
+    ----------
+    weightings : (B, T, N) tensor
+        X, each value in [0, 1].
+    embeddings : (B, N, D) tensor
+        E, one embedding a slot.
+    confidence : (B, N) tensor
+        c = sum X^2 / sum X.
+    effective_frames : (B, N) tensor
+        n = (sum X)^2 / sum X^2.
+    rounds : list of (B, T, N) tensors
+        Weightings after each round of the encoder, the last one is `weightings`.
+    activity : (B, T', 3) tensor or None
+        Logits of silence, one speaker, several speakers, when the model estimated them.
+    """
+
+    weightings: Tensor
+    embeddings: Tensor
+    confidence: Tensor
+    effective_frames: Tensor
+    rounds: list[Tensor]
+    activity: Tensor | None
+
+
+class Weighter(Model):
+    """Learned weighting of frames in place of clustering.
+
+    Parameters
+    ----------
+    backbone : str or dict, optional
+        Frame encoder: a name, or `{"name": ..., **options}`.
+        See `pyannote_weighter.models.backbones`.
+    encoder : str or dict, optional
+        "refine" (unrolled assignment, the default) or "wavlm" (the published form), or
+        `{"name": ..., **options}`. See `pyannote_weighter.models.encoders`.
+    num_slots : int, optional
+        N, the largest number of speakers in one window of the Weighter.
+    dimension : int, optional
+        D, dimension of the embeddings.
+    freeze : bool, optional
+        Keep the backbone as it was pretrained (default). Its weights then stay out of the
+        checkpoint whenever they can be loaded again by the name of the backbone.
+    duration : float, optional
+        Nominal input duration in seconds; any duration is accepted.
+    sample_rate, num_channels, task
+        See `pyannote.audio.Model`.
+
+    Raises
+    ------
+    ValueError
+        If the backbone or the encoder is unknown, or `num_slots` is not positive.
+
+    References
+    ----------
+    Wang, Li, Metze, "A comparison of five multiple instance learning pooling functions for sound
+    event detection with weak labeling", ICASSP 2019 (linear softmax pooling: the confidence).
+    """
+
+    def __init__(
+        self,
+        backbone: str | dict = "campplus",
+        encoder: str | dict = "refine",
+        num_slots: int = 10,
+        dimension: int = 256,
+        freeze: bool = True,
+        duration: float = 60.0,
+        sample_rate: int = 16000,
+        num_channels: int = 1,
+        task: Task | None = None,
+    ):
+        super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
+        if num_slots < 1:
+            raise ValueError(f"num_slots must be at least 1, got {num_slots}")
+        self.save_hyperparameters(
+            "backbone", "encoder", "num_slots", "dimension", "freeze", "duration"
+        )
+        self.backbone = get_backbone(backbone)
+        if self.backbone.sample_rate != sample_rate:
+            raise ValueError(
+                f"backbone {backbone!r} reads {self.backbone.sample_rate} Hz audio, "
+                f"but sample_rate={sample_rate}"
+            )
+        self.backbone.freeze(freeze)
+        self.encoder = get_encoder(encoder, backbone=self.backbone, num_slots=num_slots)
+        self.project = nn.Linear(self.backbone.dimension, dimension)
+        if dimension >= self.backbone.dimension:
+            nn.init.orthogonal_(self.project.weight)  # keeps the cosines of the backbone
+            nn.init.zeros_(self.project.bias)
+        if task is None:
+            self.specifications = self.default_specifications(duration)
+
+    @staticmethod
+    def default_specifications(duration: float) -> tuple[Specifications, Specifications]:
+        """Specifications of (weightings, embeddings)."""
+        return (
+            Specifications(
+                problem=Problem.MULTI_LABEL_CLASSIFICATION,
+                resolution=Resolution.FRAME,
+                duration=duration,
+                min_duration=duration,
+                classes=[],
+                permutation_invariant=True,
+            ),
+            Specifications(
+                problem=Problem.REPRESENTATION,
+                resolution=Resolution.CHUNK,
+                duration=duration,
+                min_duration=duration,
+                classes=[],
+            ),
+        )
+
+    @property
+    def dimension(self) -> tuple[int, int]:
+        """Number of slots, dimension of the embeddings."""
+        return self.hparams.num_slots, self.hparams.dimension
+
+    def num_frames(self, num_samples: int) -> int:
+        """Number of frames of `num_samples` samples."""
+        return self.backbone.num_frames(num_samples)
+
+    def receptive_field_size(self, num_frames: int = 1) -> int:
+        """Receptive field of `num_frames` frames in samples."""
+        return self.backbone.receptive_field_size + (num_frames - 1) * self.backbone.frame_step
+
+    def receptive_field_center(self, frame: int = 0) -> int:
+        """Center of a frame in samples."""
+        return frame * self.backbone.frame_step + (self.backbone.receptive_field_size - 1) // 2
+
+    @cached_property
+    def frames(self) -> SlidingWindow:
+        """Frames of the weightings, in seconds."""
+        return self.receptive_field
+
+    def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Weigh waveforms.
+
+        Parameters
+        ----------
+        waveforms : (B, 1, S) tensor
+
+        Returns
+        -------
+        weightings : (B, T, N) tensor
+        embeddings : (B, N, D) tensor
+        """
+        weighted = self.weigh(self.backbone(waveforms))
+        return weighted.weightings, weighted.embeddings
+
+    def embed(self, frames: Tensor, weightings: Tensor) -> Tensor:
+        """Pool frames into one embedding a slot.
+
+        Parameters
+        ----------
+        frames : (B, T, C) tensor
+        weightings : (B, T, N) tensor
+
+        Returns
+        -------
+        embeddings : (B, N, D) tensor
+        """
+        return self.project(self.backbone.embed(frames, weightings.transpose(1, 2)))
+
+    def weigh(
+        self, frames: Tensor, count: Tensor | None = None, mask: Tensor | None = None
+    ) -> Weighted:
+        """Weigh frames that were computed before.
+
+        Parameters
+        ----------
+        frames : (B, T, C) tensor
+            Output of `self.backbone`.
+        count : (B, T) tensor, optional
+            Number of speakers in each frame, for example from a segmentation model.
+            Estimated from the frames when it is not given.
+        mask : (B, T) bool tensor, optional
+            False on padding.
+
+        Returns
+        -------
+        weighted : Weighted
+        """
+        frames = frames.to(self.project.weight.dtype)
+        rounds, activity = self.encoder(
+            frames,
+            count=count,
+            mask=mask,
+            embed=lambda weightings: F.normalize(self.embed(frames, weightings), dim=-1, eps=1e-6),
+            embed_windows=self.backbone.embed_windows,
+        )
+        weightings = rounds[-1]
+        return Weighted(
+            weightings=weightings,
+            embeddings=self.embed(frames, weightings),
+            confidence=confidence(weightings),
+            effective_frames=effective_frames(weightings),
+            rounds=rounds,
+            activity=activity,
+        )
+
+    def leaves_backbone_out(self) -> bool:
+        """Whether checkpoints come without the weights of the backbone."""
+        return self.hparams.freeze and self.backbone.reloadable
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Leave the frozen backbone and what only the task needs out of the checkpoint."""
+        super().on_save_checkpoint(checkpoint)
+        if self.leaves_backbone_out() and "state_dict" in checkpoint:
+            checkpoint["state_dict"] = {
+                name: value
+                for name, value in checkpoint["state_dict"].items()
+                if not name.startswith(BACKBONE)
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Put the weights of the backbone back."""
+        super().on_load_checkpoint(checkpoint)
+        if self.leaves_backbone_out():
+            for name, value in self.backbone.state_dict().items():
+                checkpoint["state_dict"].setdefault(BACKBONE + name, value)
+
+    def train(self, mode: bool = True) -> Weighter:
+        """Switch to training mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.hparams.freeze:
+            self.backbone.eval()
+        return self
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over what is trainable; the task may have its own way."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)

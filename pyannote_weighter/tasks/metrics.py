@@ -1,0 +1,106 @@
+"""Validation metrics: likes shared between files, and frame-level diarization error rate."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.retrieval import retrieval_average_precision
+
+from pyannote_weighter.matching import assign
+
+
+class LikesMeanAveragePrecision(Metric):
+    """Do files that share a like have slots that look alike?
+
+    Every file with known likes is a query; the other files are ranked by the best
+    confidence-weighted cosine between a slot of theirs and a slot of the query; a file is relevant
+    when it shares a like with the query. The mean of the average precisions needs no classifier
+    and holds for speakers never seen in training.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.files: list[tuple[Tensor, Tensor, frozenset[str]]] = []
+
+    def update(
+        self, embeddings: Tensor, confidence: Tensor, likes: Sequence[Sequence[str] | None]
+    ) -> None:
+        """Add files.
+
+        Parameters
+        ----------
+        embeddings : (B, N, D) tensor
+        confidence : (B, N) tensor
+        likes : list of names, or None where they are not known
+        """
+        unit = F.normalize(embeddings.detach().float(), dim=-1).cpu()
+        for slots, weights, names in zip(unit, confidence.detach().float().cpu(), likes, strict=True):
+            if names is not None:
+                self.files.append((slots, weights, frozenset(names)))
+
+    def compute(self) -> Tensor:
+        """Mean average precision, 0 when no two files share a like."""
+        if len(self.files) < 2:
+            return torch.tensor(0.0)
+        slots = torch.stack([s for s, _, _ in self.files])  # (M, N, D)
+        weights = torch.stack([w for _, w, _ in self.files])  # (M, N)
+        precisions = []
+        for query, (own, own_weights, names) in enumerate(self.files):
+            relevant = torch.tensor([bool(names & other) for _, _, other in self.files])
+            relevant[query] = False
+            if not relevant.any():
+                continue
+            similarity = torch.einsum("nd,mkd->mnk", own, slots)  # (M, N, N)
+            similarity = similarity * own_weights[None, :, None] * weights[:, None, :]
+            score = similarity.amax(dim=(1, 2))
+            keep = torch.arange(len(self.files)) != query
+            precisions.append(retrieval_average_precision(score[keep], relevant[keep]))
+        return torch.stack(precisions).mean() if precisions else torch.tensor(0.0)
+
+    def reset(self) -> None:
+        """Forget all files."""
+        super().reset()
+        self.files = []
+
+
+class FrameDiarizationErrorRate(Metric):
+    """Diarization error rate on frames, errors pooled over files.
+
+    Slots are mapped one-to-one to the reference speakers of their file so that most time agrees.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        for part in ("false_alarm", "missed", "confusion", "total"):
+            self.add_state(part, default=torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, active: Tensor, reference: Tensor) -> None:
+        """Add one file.
+
+        Parameters
+        ----------
+        active : (T, N) bool tensor
+        reference : (T, K) bool tensor
+        """
+        active, reference = active.float(), reference.float().to(active.device)
+        overlap = active.T @ reference  # (N, K)
+        slots, speakers = assign(-overlap)
+        correct = (active[:, slots] * reference[:, speakers]).sum(dim=-1)  # (T,)
+        hypothesized, present = active.sum(dim=-1), reference.sum(dim=-1)
+        self.false_alarm += (hypothesized - present).clamp_min(0).sum()
+        self.missed += (present - hypothesized).clamp_min(0).sum()
+        self.confusion += (torch.minimum(hypothesized, present) - correct).sum()
+        self.total += present.sum()
+
+    def compute(self) -> Tensor:
+        """Diarization error rate, 0 when the reference is empty."""
+        errors = self.false_alarm + self.missed + self.confusion
+        return errors / self.total.clamp_min(1.0)
