@@ -1,0 +1,121 @@
+"""Diarizing files into a folder, one after the other, whatever happens to one of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pyannote.audio import Pipeline
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pyannote_weighter.audio import in_memory
+from pyannote_weighter.output import annotation_of, confidences, to_json, write_json, write_rttm
+
+FORMATS = ("rttm", "json", "png")
+
+
+def apply_to_files(
+    pipeline: Pipeline,
+    files: Sequence[str | Path],
+    into: str | Path,
+    formats: Sequence[str] = ("rttm", "json"),
+    options: Mapping[str, int] | None = None,
+    console: Console | None = None,
+) -> dict[Path, str]:
+    """Diarize files; write ``<into>/<name of the file>.<format>`` for each of them.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Diarization pipeline.
+    files : sequence of path
+    into : path
+        Folder, made if missing. Results of an earlier run are replaced.
+    formats : sequence of {"rttm", "json", "png"}
+    options : dict, optional
+        `num_speakers`, `min_speakers`, `max_speakers`: the same for all files.
+    console : Console, optional
+        Where progress and failures are shown.
+
+    Returns
+    -------
+    failures : dict
+        Files that failed to the reason why. Empty when all went well.
+
+    Raises
+    ------
+    ValueError
+        For an unknown format, or two files whose results would have the same name; nothing has
+        been done then.
+    """
+    into, console = Path(into), console or Console(stderr=True)
+    files = list(dict.fromkeys(Path(file) for file in files))
+    check_formats(formats)
+    check_names(files)
+
+    failures: dict[Path, str] = {}
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        whole = progress.add_task("files", total=len(files))
+        for file in files:
+            step = progress.add_task(file.name, total=None)
+
+            def hook(name, artifact, file=None, total=None, completed=None, step=step):
+                progress.update(step, description=name, total=total, completed=completed or 0)
+
+            try:
+                audio = in_memory(file)
+                output = pipeline(dict(audio), hook=hook, **(options or {}))
+                _write(output, audio, into, file.stem, formats)
+            except Exception as error:  # a file that fails does not keep the others from it
+                failures[file] = f"{type(error).__name__}: {error}"
+                console.print(f"failed {file}: {failures[file]}", markup=False, highlight=False)
+            progress.remove_task(step)
+            progress.advance(whole)
+    return failures
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse formats that cannot be written."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(
+            f"unknown format {', '.join(unknown) or '(none)'}: choose from {', '.join(FORMATS)}"
+        )
+
+
+def check_names(files: Sequence[Path]) -> None:
+    """Refuse files whose results would overwrite each other."""
+    by_name: dict[str, list[Path]] = {}
+    for file in files:
+        by_name.setdefault(file.stem.casefold(), []).append(file)
+    for same in by_name.values():
+        if len(same) > 1:
+            raise ValueError(
+                f"results of {' and '.join(map(str, same))} would have the same name "
+                f"({same[0].stem}): rename one, or apply to them one at a time with another --into"
+            )
+
+
+def _write(output, audio: Mapping, into: Path, name: str, formats: Sequence[str]) -> None:
+    diarization = annotation_of(output)
+    if "rttm" in formats:
+        write_rttm(diarization, into / f"{name}.rttm")
+    if "json" in formats:
+        write_json(to_json(output, uri=name), into / f"{name}.json")
+    if "png" in formats:
+        from pyannote_weighter.plots import plot_diarization
+
+        plot_diarization(
+            into / f"{name}.png",
+            audio["waveform"].numpy(),
+            audio["sample_rate"],
+            diarization,
+            weightings=getattr(output, "weightings", None),
+            confidence=confidences(output),
+            title=name,
+        )

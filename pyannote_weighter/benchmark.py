@@ -1,0 +1,382 @@
+"""The Weighter against what there is to beat, on one protocol, segmentation and backbone.
+
+Results of every file are kept in `benchmark.json`, which is written after every file: a run that
+was stopped goes on where it was, and tables can be made again without computing anything.
+"""
+
+import hashlib
+import json
+import platform
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pyannote.audio import Pipeline
+from pyannote.database import FileFinder
+from pyannote.database.registry import Registry
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pyannote_weighter import __version__
+from pyannote_weighter.audio import in_memory
+from pyannote_weighter.benchmark_report import markdown, summarize
+from pyannote_weighter.output import annotation_of, atomic, write_json
+from pyannote_weighter.pipelines.baselines import (
+    MIN_CLUSTER_SIZE,
+    THRESHOLD,
+    StockDiarization,
+    load_baselines,
+)
+from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+from pyannote_weighter.scoring import Score, pool, score
+from pyannote_weighter.timing import StepTimer
+
+GRID = {
+    "threshold": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9),
+    "min_cluster_size": (1, 3, 6),
+}
+
+# steps whose result a baseline finds in the file when another one has run before it
+CACHED = {
+    "stock": ("segmentation", "embeddings"),
+    "oracle": ("segmentation",),
+    "frame by frame": ("segmentation", "embeddings", "frames"),
+    "frame by frame, over-split": ("segmentation", "embeddings", "frames"),
+}
+
+
+def benchmark(
+    protocol: str,
+    registry: str | Path,
+    into: str | Path,
+    subset: str = "test",
+    pipelines: Sequence[str | Path] = (DEFAULT_PIPELINE,),
+    development: str | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    console: Console | None = None,
+) -> dict:
+    """Run pipelines and baselines on a subset of a protocol; write JSON and Markdown.
+
+    Parameters
+    ----------
+    protocol : str
+        For instance "Simulated.SpeakerDiarization.Conversations". Files need a reference.
+    registry : path
+        The `database.yml` that defines the protocol.
+    into : path
+        Folder of `benchmark.json` and `benchmark.md`. What a `benchmark.json` there holds already
+        is not computed again, unless pipeline, parameters or reference have changed.
+    subset : {"train", "development", "test"}
+    pipelines : sequence of path
+        Folders for pyannote's `Pipeline.from_pretrained`; each becomes a row.
+    development : {"train", "development", "test"}, optional
+        Subset on which to choose threshold and smallest cluster of the agglomerative clustering.
+        Defaults to the values that were best on other voices.
+    device : str
+    threads : int
+        CPU threads of torch.
+    console : Console, optional
+        Where progress and failures are shown.
+
+    Returns
+    -------
+    results : dict
+        What is in `benchmark.json`; `results["failures"]` is empty when all went well.
+    """
+    into, console = Path(into), console or Console(stderr=True)
+    torch.set_num_threads(threads)
+    files = list(protocol_files(protocol, registry, subset))
+    results = _open(into / "benchmark.json", protocol, subset)
+    results["environment"] = {
+        "pyannote-weighter": __version__,
+        "pyannote.audio": version("pyannote.audio"),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": device,
+        "threads": threads,
+    }
+
+    def save():
+        write_json(results, into / "benchmark.json")
+
+    named = name_pipelines(pipelines)
+    parameters = {"threshold": THRESHOLD, "min_cluster_size": MIN_CLUSTER_SIZE}
+    baselines = load_baselines(**parameters, device=device)
+    if development is not None:
+        tuning_files = list(protocol_files(protocol, registry, development))
+        parameters = tune(baselines["stock"], tuning_files, results, development, save, console)
+        for name in ("stock", "frame by frame"):
+            baselines[name].set_clustering(**parameters)
+    else:
+        results["tuning"] = None
+
+    results["systems"] = {
+        **{name: {"parameters": baseline_parameters(name, parameters)} for name in baselines},
+        **{name: {"sha256": fingerprint(path)} for name, path in named.items()},
+    }
+    loaded = {name: load_pipeline(path, device) for name, path in named.items()}
+    results["failures"] = {}
+    with _progress(console) as progress:
+        task = progress.add_task(f"{protocol} {subset}", total=len(files))
+        for file in files:
+            _run_file(file, baselines, loaded, results, console)
+            save()
+            progress.advance(task)
+
+    done = results["files"]
+    results["order"] = [f["uri"] for f in files]
+    if any(set(results["systems"]) <= set(done.get(uri, {}).get("results", {})) for uri in done):
+        results["summary"] = summarize(results)
+        with atomic(into / "benchmark.md") as unfinished:
+            unfinished.write_text(markdown(results), encoding="utf-8")
+    save()
+    return results
+
+
+def protocol_files(protocol: str, registry: str | Path, subset: str) -> Iterator:
+    """Files of a subset, with `audio` (path) from the registry.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such registry.
+    ValueError
+        If it defines no such protocol or subset.
+    """
+    registry = Path(registry)
+    if not registry.is_file():
+        raise FileNotFoundError(f"{registry}: no such database.yml (--registry)")
+    if subset not in ("train", "development", "test"):
+        raise ValueError(f"subset must be train, development or test, not {subset!r}")
+    loaded = Registry()
+    loaded.load_database(registry)
+    try:
+        found = loaded.get_protocol(protocol, preprocessors={"audio": FileFinder(loaded)})
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{registry} defines no protocol {protocol!r}: {error}") from error
+    try:
+        yield from getattr(found, subset)()
+    except (AttributeError, NotImplementedError) as error:
+        raise ValueError(f"{registry}: {protocol} has no subset {subset}") from error
+
+
+def tune(
+    stock: StockDiarization,
+    files: Sequence,
+    results: dict,
+    subset: str,
+    save: Callable[[], None],
+    console: Console,
+) -> dict[str, float]:
+    """Choose the parameters of the clustering by DER on a subset; keep scores in `results`.
+
+    Returns
+    -------
+    parameters : dict
+        `threshold` and `min_cluster_size`.
+    """
+    tuning = results.get("tuning") or {}
+    if tuning.get("subset") != subset:
+        tuning = {"subset": subset, "files": {}}
+    results["tuning"] = tuning
+
+    grid = [
+        {"threshold": threshold, "min_cluster_size": size}
+        for threshold in GRID["threshold"]
+        for size in GRID["min_cluster_size"]
+    ]
+    with _progress(console) as progress:
+        task = progress.add_task(f"tuning on {subset}", total=len(files))
+        for file in files:
+            digest = reference_digest(file)
+            if tuning["files"].get(file["uri"], {}).get("reference") != digest:
+                audio = _unlabelled(in_memory(file))
+                scores = {}
+                for parameters in grid:
+                    stock.set_clustering(**parameters)
+                    hypothesis = annotation_of(stock(audio))
+                    scores[_key(parameters)] = score(
+                        file["annotation"], hypothesis, file.get("annotated")
+                    ).to_dict()
+                tuning["files"][file["uri"]] = {"reference": digest, "scores": scores}
+                save()
+            progress.advance(task)
+
+    wanted = [tuning["files"][file["uri"]]["scores"] for file in files]
+    der = {
+        _key(parameters): pool([Score(**scores[_key(parameters)]) for scores in wanted])["error"]
+        for parameters in grid
+    }
+    chosen = min(grid, key=lambda parameters: der[_key(parameters)])
+    tuning.update(der=der, chosen=chosen)
+    save()
+    return chosen
+
+
+def _key(parameters: dict) -> str:
+    return f"{parameters['threshold']:g} / {parameters['min_cluster_size']}"
+
+
+def _run_file(file, baselines: dict, pipelines: dict, results: dict, console: Console) -> None:
+    """Run what is missing for one file; failures are recorded and shown, not raised."""
+    uri = file["uri"]
+    try:
+        digest = reference_digest(file)
+        entry = results["files"].setdefault(uri, {})
+        if entry.get("reference") != digest:
+            entry.clear()
+            entry.update(reference=digest, results={})
+        fresh = {
+            name: record
+            for name, record in entry["results"].items()
+            if record["system"] == results["systems"].get(name, record["system"])
+        }
+        entry["results"] = fresh
+        missing = [name for name in results["systems"] if name not in fresh]
+        if not missing:
+            return
+        audio = in_memory(file)
+        entry["duration"] = audio["waveform"].shape[1] / audio["sample_rate"]
+    except Exception as error:  # whatever is wrong with this file, the others are still run
+        _failed(results, uri, "reading", error, console)
+        return
+
+    shared, cached_seconds = _unlabelled(audio), {}
+    for name in missing:
+        try:
+            timer = StepTimer()
+            if name in baselines:
+                if name == "oracle":
+                    labelled = {**shared, "annotation": file["annotation"]}
+                    output = baselines[name](labelled, hook=timer)
+                    shared.update(_caches(labelled))
+                else:
+                    output = baselines[name](shared, hook=timer)
+                timer.finish("annotation")
+                for step in CACHED[name]:
+                    # what it would have taken, had it not been there already
+                    cached_seconds.setdefault(step, timer.seconds.get(step, 0.0))
+                    timer.seconds[step] = cached_seconds[step]
+            else:
+                output = pipelines[name](_unlabelled(audio), hook=timer)
+                timer.finish("annotation")
+            parts = score(file["annotation"], annotation_of(output), file.get("annotated"))
+        except Exception as error:
+            _failed(results, uri, name, error, console)
+            continue
+        fresh[name] = {
+            "system": results["systems"][name],
+            "score": parts.to_dict(),
+            "seconds": {step: round(value, 4) for step, value in timer.seconds.items()},
+        }
+
+
+def _failed(results: dict, uri: str, where: str, error: Exception, console: Console) -> None:
+    reason = f"{type(error).__name__}: {error}"
+    results["failures"].setdefault(uri, {})[where] = reason
+    console.print(f"[red]failed[/red] {uri} ({where}): {reason}", highlight=False)
+
+
+def _unlabelled(audio: dict) -> dict:
+    """What a pipeline may see: no reference, so nothing of it can leak into the output."""
+    return {key: audio[key] for key in ("uri", "waveform", "sample_rate")}
+
+
+def _caches(file: dict) -> dict:
+    return {key: value for key, value in file.items() if key.startswith("training_cache/")}
+
+
+def name_pipelines(pipelines: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Name each pipeline after its folder; a name that two would share gets the parent's too."""
+    named: dict[str, str | Path] = {}
+    for pipeline in pipelines:
+        path = Path(pipeline).resolve()
+        folder = path if path.suffix not in (".yml", ".yaml") else path.parent
+        is_default = folder == DEFAULT_PIPELINE.resolve()
+        name = "Weighter (default)" if is_default else f"Weighter ({folder.name})"
+        if name in named:
+            name = f"Weighter ({folder.parent.name}/{folder.name})"
+        if name in named:
+            raise ValueError(f"two pipelines have the same name: {name}; rename a folder")
+        named[name] = pipeline
+    return named
+
+
+def load_pipeline(path: str | Path, device: str) -> Pipeline:
+    """Load a pipeline with pyannote, onto a device."""
+    pipeline = Pipeline.from_pretrained(path)
+    if pipeline is None:
+        raise FileNotFoundError(f"{path}: no pipeline there (a folder with a config.yaml)")
+    return pipeline.to(torch.device(device))
+
+
+def fingerprint(path: str | Path) -> str:
+    """Digest of all files of a pipeline's folder: another one means results are stale."""
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such pipeline (a folder with a config.yaml)")
+    digest = hashlib.sha256(__version__.encode())
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if "__pycache__" not in file.parts:
+            digest.update(str(file.relative_to(folder)).encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def baseline_parameters(name: str, clustering: dict) -> dict:
+    """Parameters that a baseline runs with, as far as they can differ between runs."""
+    return dict(clustering) if name in ("stock", "frame by frame") else {}
+
+
+def reference_digest(file) -> str:
+    """Digest of reference and scored region: another one means results are stale.
+
+    Raises
+    ------
+    ValueError
+        If the file has no reference.
+    """
+    reference = file.get("annotation")
+    if reference is None:
+        raise ValueError(f"{file['uri']}: no reference (`annotation` in database.yml)")
+    text = reference.to_rttm() if reference else ""
+    annotated = file.get("annotated")
+    scored = [(s.start, s.end) for s in annotated] if annotated is not None else None
+    return hashlib.sha256(json.dumps([text, scored]).encode()).hexdigest()[:16]
+
+
+def _open(path: Path, protocol: str, subset: str) -> dict:
+    """Results so far, or none."""
+    if not path.is_file():
+        return {"protocol": protocol, "subset": subset, "files": {}}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        found = results["protocol"], results["subset"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(
+            f"{path}: not a benchmark ({error}); delete it or choose another folder (--into)"
+        ) from error
+    if found != (protocol, subset):
+        raise ValueError(
+            f"{path} holds {found[0]} {found[1]}, not {protocol} {subset}: choose another "
+            "folder (--into)"
+        )
+    return results
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+# upstream warns about its own defaults on every file, which drowns the progress
+warnings.filterwarnings("ignore", message=".*torchcodec.*")

@@ -1,0 +1,189 @@
+"""Tables of a benchmark, made from what `benchmark.json` holds and nothing else."""
+
+from statistics import mean, stdev
+
+from pyannote_weighter.scoring import Score, bootstrap, pool
+
+REFERENCE = "stock"  # what the others are compared with
+
+# columns of the table of CPU times, and the hooks that each of them adds up
+COLUMNS = {
+    "segmentation": ("segmentation", "speaker_counting"),
+    "embedding": ("embeddings", "frames"),
+    "assignment": ("clustering", "assignment", "weightings", "linking"),
+    "reconstruction": ("discrete_diarization", "annotation"),
+}
+
+DESCRIPTIONS = {
+    "stock": "pyannote's `SpeakerDiarization`, agglomerative clustering",
+    "oracle": "the same with `OracleClustering`: true labels, floor of relabelling",
+    "frame by frame": "made by hand from the stock result, no learning",
+    "frame by frame, over-split": "the same from an over-split start, with merging",
+}
+
+
+def summarize(results: dict) -> dict:
+    """Pool over the files that every system has done.
+
+    Parameters
+    ----------
+    results : dict
+        Content of `benchmark.json`.
+
+    Returns
+    -------
+    summary : dict
+        ``files`` (uris), ``hours`` of audio, and per system under ``systems``: pooled rates,
+        ``interval`` and ``difference`` (to stock, with its paired interval) for error and
+        confusion, and CPU ``seconds`` per step per hour of audio.
+    """
+    names = list(results["systems"])
+    uris = [
+        uri
+        for uri in results["order"]
+        if set(names) <= set(results["files"].get(uri, {}).get("results", {}))
+    ]
+    done = [results["files"][uri] for uri in uris]
+    hours = sum(file["duration"] for file in done) / 3600
+    scores = {name: [Score(**file["results"][name]["score"]) for file in done] for name in names}
+
+    systems = {}
+    for name in names:
+        pooled = pool(scores[name])
+        reference = pool(scores[REFERENCE])
+        seconds: dict[str, float] = {}
+        for file in done:
+            for step, value in file["results"][name]["seconds"].items():
+                seconds[step] = seconds.get(step, 0.0) + value
+        systems[name] = {
+            **pooled,
+            "interval": {p: bootstrap(scores[name], p) for p in ("error", "confusion")},
+            "difference": {
+                part: {
+                    "value": pooled[part] - reference[part],
+                    "interval": bootstrap(scores[name], part, against=scores[REFERENCE]),
+                }
+                for part in ("error", "confusion")
+            },
+            "seconds": {step: value / hours for step, value in seconds.items()},
+        }
+    return {"files": uris, "hours": hours, "systems": systems}
+
+
+def by_column(seconds: dict[str, float]) -> dict[str, float]:
+    """Add up CPU seconds of steps into the columns of the table; unknown steps are assignment."""
+    columns = dict.fromkeys(COLUMNS, 0.0)
+    for step, value in seconds.items():
+        column = next((c for c, steps in COLUMNS.items() if step in steps), "assignment")
+        columns[column] += value
+    return columns
+
+
+def markdown(results: dict) -> str:
+    """Make the page `benchmark.md`."""
+    summary, systems = results["summary"], results["summary"]["systems"]
+    lines = [
+        f"# {results['protocol']}, {results['subset']}",
+        "",
+        f"{len(summary['files'])} files, {summary['hours']:.2f} h. Errors in % of reference "
+        "speech, pooled over files, collar 0, overlap scored; in brackets 95 % intervals by "
+        "bootstrap over files, paired where two systems are compared.",
+        "",
+    ]
+    lines += errors_table(systems)
+    lines += ["", *_several_pipelines(systems)]
+    lines += ["CPU seconds per hour of audio:", ""]
+    lines += seconds_table(systems)
+    lines += ["", *_notes(results)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def errors_table(systems: dict) -> list[str]:
+    """Lines of the table of errors."""
+    lines = [
+        "| | DER | missed | false alarm | confusion | right count | DER - stock | "
+        "confusion - stock |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, system in systems.items():
+        differences = [
+            "" if name == REFERENCE else _percent(d["value"], d["interval"], sign=True)
+            for d in (system["difference"]["error"], system["difference"]["confusion"])
+        ]
+        cells = [
+            name,
+            _percent(system["error"], system["interval"]["error"]),
+            _percent(system["missed"]),
+            _percent(system["false_alarm"]),
+            _percent(system["confusion"], system["interval"]["confusion"]),
+            f"{100 * system['right_count']:.0f}",
+            *differences,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def seconds_table(systems: dict) -> list[str]:
+    """Lines of the table of CPU times."""
+    lines = [
+        "| | " + " | ".join(COLUMNS) + " | all | embedding + assignment, stock = 1 |",
+        "|---|" + "---|" * (len(COLUMNS) + 2),
+    ]
+    stock = by_column(systems[REFERENCE]["seconds"])
+    for name, system in systems.items():
+        if name == "oracle":
+            continue  # it computes no embeddings: its time would mean nothing
+        columns = by_column(system["seconds"])
+        ratio = (columns["embedding"] + columns["assignment"]) / max(
+            stock["embedding"] + stock["assignment"], 1e-9
+        )
+        cells = [f"{value:.1f}" for value in (*columns.values(), sum(columns.values()))]
+        lines.append("| " + " | ".join([name, *cells, f"{ratio:.3f}"]) + " |")
+    return lines
+
+
+def _several_pipelines(systems: dict) -> list[str]:
+    """Mean and standard deviation over the pipelines given, where there are several."""
+    given = [system for name, system in systems.items() if name.startswith("Weighter")]
+    if len(given) < 2:
+        return []
+    parts = [
+        f"{label} {100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
+        for label, values in (
+            ("DER", [system["error"] for system in given]),
+            ("confusion", [system["confusion"] for system in given]),
+            ("right count", [system["right_count"] for system in given]),
+        )
+    ]
+    return [
+        f"Over the {len(given)} Weighters (mean ± standard deviation): {', '.join(parts)}.",
+        "",
+    ]
+
+
+def _notes(results: dict) -> list[str]:
+    lines = [
+        f"- {name}: {DESCRIPTIONS[name]}" for name in results["systems"] if name in DESCRIPTIONS
+    ]
+    parameters = results["systems"][REFERENCE]["parameters"]
+    tuning = results.get("tuning")
+    origin = f"chosen on {tuning['subset']}" if tuning else "chosen on other voices"
+    lines.append(
+        f"- clustering: centroid linkage, threshold {parameters['threshold']:g}, at least "
+        f"{parameters['min_cluster_size']} embeddings a cluster, {origin}"
+    )
+    environment = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
+    lines.append(f"- {environment}")
+    left_out = len(results["order"]) - len(results["summary"]["files"])
+    if left_out:
+        lines.append(f"- **{left_out} files left out**: not every system could do them")
+    return lines
+
+
+def _percent(value: float, interval=None, sign: bool = False) -> str:
+    form = "{:+.1f}" if sign else "{:.1f}"
+    text = form.format(100 * value)
+    if interval is None:
+        return text
+    low, high = (form.format(100 * bound) for bound in interval)
+    return f"{text} [{low}, {high}]"

@@ -1,0 +1,185 @@
+"""The command line. What is heavy is imported inside the commands, so that `--help` is fast."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyannote_weighter import __version__
+
+# no telemetry unless asked for: set before pyannote is imported
+os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
+
+app = typer.Typer(
+    name="pyannote-weighter",
+    help="Speaker diarization that learns from likes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Into = Annotated[Path, typer.Option(help="Folder to write to; made if missing.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Registry = Annotated[Path, typer.Option(help="The database.yml that defines the protocol.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pyannote-weighter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show it."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    into: Into = Path("pyannote-weighter-demo"),
+    pipeline: Annotated[
+        Path | None, typer.Option(help="Folder of another pipeline than the default one.")
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Diarize the conversation inside pyannote.audio, offline; compare with stock clustering."""
+    _quiet()
+    from pyannote_weighter.demo import demo as run
+    from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+
+    run(into, pipeline or DEFAULT_PIPELINE, _device(device))
+
+
+@app.command()
+def apply(
+    files: Annotated[list[Path], typer.Argument(help="Audio files.", metavar="FILE...")],
+    into: Into,
+    formats: Annotated[
+        str, typer.Option("--format", help="Any of rttm, json, png, separated by commas.")
+    ] = "rttm,json",
+    pipeline: Annotated[
+        str | None, typer.Option(help="Folder, or name on the Hub; default: the one shipped.")
+    ] = None,
+    num_speakers: Annotated[
+        int | None, typer.Option(min=1, help="Number of speakers, when known.")
+    ] = None,
+    min_speakers: Annotated[int | None, typer.Option(min=1, help="Fewest speakers.")] = None,
+    max_speakers: Annotated[int | None, typer.Option(min=1, help="Most speakers.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Diarize files. The exit code is 1 when a file failed; the others are still done."""
+    _quiet()
+    from pyannote_weighter.apply import apply_to_files, check_formats, check_names
+
+    wanted = [name.strip() for name in formats.split(",") if name.strip()]
+    check_formats(wanted)  # before the models are loaded
+    check_names(list(dict.fromkeys(files)))
+
+    from pyannote_weighter.benchmark import load_pipeline
+    from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+
+    told = {
+        "num_speakers": num_speakers,
+        "min_speakers": min_speakers,
+        "max_speakers": max_speakers,
+    }
+    options = {name: value for name, value in told.items() if value is not None}
+    loaded = load_pipeline(pipeline or DEFAULT_PIPELINE, _device(device))
+    failures = apply_to_files(loaded, files, into, wanted, options)
+    if failures:
+        typer.echo(f"{len(failures)} of {len(set(files))} files failed", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def benchmark(
+    protocol: Annotated[str, typer.Argument(help="For instance Simulated.SpeakerDiarization.A.")],
+    registry: Registry,
+    into: Into,
+    subset: Annotated[str, typer.Option(help="train, development or test.")] = "test",
+    pipeline: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a pipeline; may be given several times.")
+    ] = None,
+    development: Annotated[
+        str | None,
+        typer.Option(help="Subset to choose the clustering's parameters on; default: fixed ones."),
+    ] = None,
+    device: Device = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Compare pipelines with stock clustering, the oracle and a rival made by hand.
+
+    A run that was stopped goes on where it was. The exit code is 1 when a file failed.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    _quiet()
+    from pyannote_weighter.benchmark import benchmark as run
+    from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+
+    results = run(
+        protocol,
+        registry,
+        into,
+        subset=subset,
+        pipelines=pipeline or [DEFAULT_PIPELINE],
+        development=development,
+        device=_device(device),
+        threads=threads,
+    )
+    if (into / "benchmark.md").is_file():
+        typer.echo((into / "benchmark.md").read_text(encoding="utf-8"))
+    if results["failures"]:
+        typer.echo(f"{len(results['failures'])} files failed: see above", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see recipes/.")],
+    into: Into,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train a Weighter from likes."""
+    from pyannote_weighter.training import train as run
+
+    run(config, into, resume)
+
+
+def _device(name: str) -> str:
+    """Resolve "auto"."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _quiet() -> None:
+    """Silence what upstream has to say about decoders that are not needed here."""
+    import warnings
+
+    warnings.filterwarnings("ignore", message=r"(?s).*torchcodec.*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def main() -> None:
+    """Run the command line; errors that a person can cure are shown without a traceback."""
+    try:
+        app()
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        if os.environ.get("PYANNOTE_WEIGHTER_TRACEBACK"):
+            raise
+        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.echo("(set PYANNOTE_WEIGHTER_TRACEBACK=1 to see where it comes from)", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""One picture of a diarization: waveform, reference, hypothesis, weightings, confidences."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from pyannote.core import Annotation, SlidingWindowFeature
+from pyannote.metrics.diarization import DiarizationErrorRate
+
+from pyannote_weighter.output import atomic
+
+MAX_POINTS = 4000  # across the picture: more would only be drawn over each other
+
+
+def plot_diarization(
+    path: str | Path,
+    waveform: np.ndarray,
+    sample_rate: int,
+    hypothesis: Annotation,
+    reference: Annotation | None = None,
+    weightings: SlidingWindowFeature | None = None,
+    confidence: Mapping[str, float] | None = None,
+    title: str | None = None,
+) -> None:
+    """Draw a diarization into a PNG file.
+
+    Parameters
+    ----------
+    path : path
+        Where to write to. The file is there when it is whole, or not at all.
+    waveform : (samples,) or (channels, samples) array
+        Of several channels, the mean is drawn.
+    sample_rate : int
+    hypothesis : Annotation
+    reference : Annotation, optional
+        Matched speakers have the same colour in both.
+    weightings : (T, K) SlidingWindowFeature, optional
+        One column a speaker, in the order of `hypothesis.labels()`.
+    confidence : {label: number}, optional
+        Drawn as a bar beside the weighting of its speaker.
+    title : str, optional
+    """
+    waveform = np.asarray(waveform, dtype=float)
+    if waveform.ndim == 2:
+        waveform = waveform.mean(axis=0)
+    duration = len(waveform) / sample_rate
+    labels = hypothesis.labels()
+    if weightings is not None and weightings.data.shape[1] != len(labels):
+        raise ValueError(
+            f"{weightings.data.shape[1]} weightings for {len(labels)} speakers: expected one each"
+        )
+
+    annotations = [("hypothesis", hypothesis)]
+    if reference is not None:
+        annotations.insert(0, ("reference", reference))
+    colors = match_colors(hypothesis, reference)
+
+    # rows: waveform, annotations, one per weighting; a narrow second column holds confidences
+    num_weightings = 0 if weightings is None else len(labels)
+    heights = [1.5] + [0.4 + 0.25 * len(a.labels()) for _, a in annotations] + [1] * num_weightings
+    figure = Figure(figsize=(12, 0.6 + 0.85 * sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(
+        len(heights), 2, height_ratios=heights, width_ratios=(30, 1 if confidence else 1e-6)
+    )
+    axes = [figure.add_subplot(grid[row, 0]) for row in range(len(heights))]
+
+    _draw_waveform(axes[0], waveform, duration)
+    for axis, (name, annotation) in zip(axes[1:], annotations, strict=False):
+        _draw_turns(axis, annotation, colors[name], name)
+    for index in range(num_weightings):
+        row, label = len(heights) - num_weightings + index, labels[index]
+        color = colors["hypothesis"][label]
+        _draw_weighting(axes[row], weightings, index, color, str(label))
+        if confidence:
+            _draw_confidence(figure.add_subplot(grid[row, 1]), confidence.get(label), color)
+
+    for axis in axes:
+        axis.set_xlim(0, duration)
+        axis.label_outer()
+    axes[-1].set_xlabel("time (seconds)")
+    if title:
+        figure.suptitle(title)
+    with atomic(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)
+
+
+def match_colors(
+    hypothesis: Annotation, reference: Annotation | None
+) -> dict[str, dict[str, tuple]]:
+    """Colour of every speaker; those that belong together have the same.
+
+    Returns
+    -------
+    colors : dict
+        ``hypothesis`` and ``reference`` to {label: colour}.
+    """
+    palette = matplotlib.colormaps["tab10"].colors + matplotlib.colormaps["Set2"].colors
+    ours = {label: palette[i % len(palette)] for i, label in enumerate(hypothesis.labels())}
+    theirs = {}
+    if reference is not None:
+        mapping = DiarizationErrorRate().optimal_mapping(hypothesis, reference)
+        spare = iter(range(len(ours), 10_000))
+        for label in reference.labels():
+            matched = mapping.get(label)
+            theirs[label] = (
+                ours[matched] if matched in ours else palette[next(spare) % len(palette)]
+            )
+    return {"hypothesis": ours, "reference": theirs}
+
+
+def _draw_waveform(axis, waveform: np.ndarray, duration: float) -> None:
+    size = max(1, len(waveform) // MAX_POINTS)
+    blocks = waveform[: len(waveform) // size * size].reshape(-1, size)  # (points, size)
+    times = np.linspace(0, duration, len(blocks))
+    axis.fill_between(times, blocks.min(axis=1), blocks.max(axis=1), color="0.4", linewidth=0)
+    axis.set_yticks([])
+    axis.set_ylabel("waveform", rotation=0, ha="right", va="center")
+
+
+def _draw_turns(axis, annotation: Annotation, colors: dict, name: str) -> None:
+    labels = annotation.labels()
+    for row, label in enumerate(labels):
+        turns = [(turn.start, turn.duration) for turn in annotation.label_timeline(label)]
+        axis.broken_barh(turns, (row + 0.1, 0.8), facecolors=colors[label])
+    axis.set_ylim(len(labels), 0)
+    axis.set_yticks([row + 0.5 for row in range(len(labels))], [str(label) for label in labels])
+    axis.tick_params(axis="y", labelsize=7, length=0)
+    axis.yaxis.set_label_position("right")
+    axis.set_ylabel(name, rotation=0, ha="left", va="center")
+
+
+def _draw_weighting(axis, weightings: SlidingWindowFeature, index: int, color, label) -> None:
+    window, values = weightings.sliding_window, weightings.data[:, index]
+    skip = max(1, len(values) // MAX_POINTS)
+    times = window.start + 0.5 * window.duration + window.step * np.arange(len(values))
+    axis.fill_between(times[::skip], values[::skip], color=color, linewidth=0, alpha=0.85)
+    axis.set_ylim(0, 1)
+    axis.set_yticks([0, 1])
+    axis.tick_params(axis="y", labelsize=7)
+    axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+
+
+def _draw_confidence(axis, value: float | None, color) -> None:
+    value = 0.0 if value is None else float(value)
+    axis.bar([0], [value], color=color)
+    axis.set_ylim(0, 1)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(f"c {value:.2f}", fontsize=8, pad=2)

@@ -1,0 +1,137 @@
+"""Diarization error rate in its three parts, pooled over files, with bootstrap intervals.
+
+Collar 0, overlapping speech scored, optimal one-to-one mapping of speakers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from pyannote.core import Annotation, Timeline
+from pyannote.metrics.diarization import DiarizationErrorRate
+
+
+@dataclass(frozen=True)
+class Score:
+    """Error of one diarization.
+
+    Attributes
+    ----------
+    total : float
+        Reference speech, in seconds (overlapping speech counts once a speaker).
+    missed, false_alarm, confusion : float
+        Its three errors, in seconds.
+    reference_speakers, speakers : int
+        How many there are, and how many were found.
+    """
+
+    total: float
+    missed: float
+    false_alarm: float
+    confusion: float
+    reference_speakers: int
+    speakers: int
+
+    @property
+    def error(self) -> float:
+        """Sum of the three errors, in seconds."""
+        return self.missed + self.false_alarm + self.confusion
+
+    def to_dict(self) -> dict[str, float]:
+        """Fields that JSON can hold."""
+        return asdict(self)
+
+
+def score(
+    reference: Annotation, hypothesis: Annotation, annotated: Timeline | None = None
+) -> Score:
+    """Compare a diarization with its reference.
+
+    Parameters
+    ----------
+    reference, hypothesis : Annotation
+        Names need not agree.
+    annotated : Timeline, optional
+        What is scored. Defaults to the extent of both.
+
+    Returns
+    -------
+    score : Score
+    """
+    if annotated is None:
+        annotated = Timeline(
+            [(reference.get_timeline() | hypothesis.get_timeline()).extent()], uri=reference.uri
+        )
+    metric = DiarizationErrorRate(collar=0.0, skip_overlap=False)
+    parts = metric(reference, hypothesis, uem=annotated, detailed=True)
+    return Score(
+        total=float(parts["total"]),
+        missed=float(parts["missed detection"]),
+        false_alarm=float(parts["false alarm"]),
+        confusion=float(parts["confusion"]),
+        reference_speakers=len(reference.crop(annotated).labels()),
+        speakers=len(hypothesis.crop(annotated).labels()),
+    )
+
+
+RATES = ("error", "missed", "false_alarm", "confusion")
+
+
+def pool(scores: Sequence[Score]) -> dict[str, float]:
+    """Pool scores over files.
+
+    Returns
+    -------
+    pooled : dict
+        `error` (DER), `missed`, `false_alarm`, `confusion` as shares of the reference speech of
+        all files together, and `right_count`, the share of files with the right number of
+        speakers.
+    """
+    total = sum(s.total for s in scores)
+    if not total > 0:
+        raise ValueError("no reference speech in any of the files: there is nothing to score")
+    rates = {part: sum(getattr(s, part) for s in scores) / total for part in RATES}
+    right = sum(s.speakers == s.reference_speakers for s in scores)
+    return {**rates, "right_count": right / len(scores)}
+
+
+def bootstrap(
+    scores: Sequence[Score],
+    part: str,
+    against: Sequence[Score] | None = None,
+    resamples: int = 10_000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of a pooled rate, by drawing files with replacement.
+
+    Parameters
+    ----------
+    scores : sequence of Score
+        One a file.
+    part : {"error", "missed", "false_alarm", "confusion"}
+    against : sequence of Score, optional
+        Another system on the same files, in the same order: the interval is then that of the
+        difference `scores - against`, over the same draws for both (paired).
+    resamples : int
+    level : float
+
+    Returns
+    -------
+    low, high : float
+        The percentile interval. The same every time: the draws are seeded.
+    """
+    total = np.array([s.total for s in scores])  # (files,)
+    errors = np.array([getattr(s, part) for s in scores])
+    if against is not None:
+        if len(against) != len(scores):
+            raise ValueError(f"paired systems differ in files: {len(scores)} and {len(against)}")
+        errors = errors - np.array([getattr(s, part) for s in against])
+
+    num_files = len(total)
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(num_files, np.full(num_files, 1 / num_files), size=resamples)
+    drawn_total = draws @ total  # (resamples,)
+    # a draw of nothing but files without speech has no rate
+    rates = (draws @ errors)[drawn_total > 0] / drawn_total[drawn_total > 0]
+    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
