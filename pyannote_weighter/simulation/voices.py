@@ -16,7 +16,7 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
 STEP = SAMPLE_RATE // 100  # energy is measured every 10 ms
 LONGEST_PAUSE = 30  # steps; longer pauses inside a recording are cut out of the audio
-SHORTEST_SOUND = 5  # steps; shorter sounds that stand alone are clicks
+SHORTEST_SOUND = 8  # steps; shorter sounds that stand alone are clicks
 MARGIN = 4  # steps kept on both sides of speech
 FADE = SAMPLE_RATE // 100
 
@@ -92,9 +92,8 @@ def _load(recordings: tuple[Path, ...]) -> Voice:
     pieces = [piece for path in recordings for piece in speech_of(_read(path))]
     if not pieces:
         return Voice(np.zeros(0, np.float32), np.zeros(0, bool))
-    samples = pieces[0]
     ramp = np.linspace(0.0, 1.0, FADE, dtype=np.float32)
-    joined = [samples]
+    joined = [pieces[0]]
     for piece in pieces[1:]:
         crossing = joined[-1][-FADE:] * (1 - ramp) + piece[:FADE] * ramp
         joined[-1] = joined[-1][:-FADE]
@@ -103,7 +102,9 @@ def _load(recordings: tuple[Path, ...]) -> Voice:
     samples = samples[: len(samples) // STEP * STEP]
     audible = _audible(samples)
     power = np.mean(samples.reshape(-1, STEP)[audible] ** 2)
-    return Voice(samples / np.sqrt(power), audible)
+    samples = samples / np.sqrt(power)
+    samples.setflags(write=False)  # cached
+    return Voice(samples, audible)
 
 
 def load_voice(recordings: Sequence[str | Path]) -> Voice:
@@ -144,14 +145,14 @@ def speech_of(samples: np.ndarray) -> list[np.ndarray]:
 
 
 def _audible(samples: np.ndarray) -> np.ndarray:
-    """Steps within 30 dB of the loud ones (95 %) and 8 dB above the quiet ones (5 %)."""
+    """Steps within 25 dB of the loud ones (95 %) and 10 dB above the quiet ones (5 %)."""
     num_steps = len(samples) // STEP
     steps = samples[: num_steps * STEP].reshape(num_steps, STEP)
     power = uniform_filter1d(np.mean(steps.astype(np.float64) ** 2, axis=1), size=3)
     level = 10 * np.log10(power + 1e-9)  # (num_steps,)
     quiet, loud = np.percentile(level, [5, 95])
     # a recording that is speech from end to end has no quiet steps: never ask for its loud ones
-    threshold = max(loud - 30.0, min(quiet + 8.0, loud - 20.0))
+    threshold = max(loud - 25.0, min(quiet + 10.0, loud - 20.0))
     return (level > threshold) & (level > -75.0)
 
 
@@ -170,6 +171,8 @@ def _stretches(audible: np.ndarray, longest_pause: int, shortest: int) -> list[t
 
 def _read(path: Path) -> np.ndarray:
     """Samples at 16 kHz, channels averaged, without offset."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such recording")
     try:
         samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:

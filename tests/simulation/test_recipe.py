@@ -1,0 +1,48 @@
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pyannote_weighter.database import read_likes
+from pyannote_weighter.simulation import SAMPLE_RATE
+
+SCRIPT = Path(__file__).resolve().parents[2] / "recipes" / "conversations" / "make.py"
+
+
+def test_recipe_divides_speakers(tmp_path, monkeypatch):
+    if not SCRIPT.is_file():  # the installed package comes without recipes
+        pytest.skip(f"no recipe at {SCRIPT}: run from a checkout")
+    tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(6 * SAMPLE_RATE) / SAMPLE_RATE)
+    for corpus in ("an4", "librispeech", "speechocean"):
+        for speaker in range(40):
+            (tmp_path / corpus / f"s{speaker}").mkdir(parents=True)
+            soundfile.write(tmp_path / corpus / f"s{speaker}" / "a.flac", tone, SAMPLE_RATE)
+    # stretches of 120 s with two speakers, three, ... six
+    speakers = [turn % size for size in range(2, 7) for turn in range(30)]
+    for source in ("voxconverse-dev", "ami-train"):
+        (tmp_path / "turns" / source).mkdir(parents=True)
+        for number in range(10):
+            uri = f"{source}{number}"
+            lines = [
+                f"SPEAKER {uri} 1 {4 * turn} 3.5 <NA> <NA> {speaker} <NA> <NA>\n"
+                for turn, speaker in enumerate(speakers)
+            ]
+            (tmp_path / "turns" / source / f"{number}.rttm").write_text("".join(lines))
+    arguments = ["--voices", str(tmp_path), "--into", str(tmp_path / "out"), "--train", "6"]
+    arguments += ["--development", "3", "--test", "3", "--likes-kept", "0.5"]
+    monkeypatch.setattr(sys, "argv", ["make.py", *arguments])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+    present = {}
+    for subset in ("train", "development", "test"):
+        rttm = (tmp_path / "out" / f"{subset}.rttm").read_text()
+        present[subset] = {line.split()[7] for line in rttm.splitlines()}
+        likes = read_likes(tmp_path / "out" / f"{subset}.likes")
+        named = {name for names in likes.values() for name in names}
+        assert named < present[subset] if subset == "train" else named == present[subset]
+    assert not present["train"] & present["development"]
+    assert not present["train"] & present["test"]
+    assert not present["development"] & present["test"]
