@@ -66,7 +66,7 @@ def _load(checkpoint: str | Path) -> BaseWeSpeakerResNet:
     cure = "check the path, or the network and the Hub token; `checkpoint: null` needs none"
     try:
         model = Model.from_pretrained(checkpoint)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the Hub's own error for a bad name is a ValueError
         raise OSError(f"cannot load WeSpeaker from {checkpoint}: {error}; {cure}") from error
     if model is None:
         raise OSError(f"cannot load WeSpeaker from {checkpoint}: {cure}")
