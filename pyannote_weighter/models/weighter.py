@@ -17,6 +17,7 @@ from pyannote_weighter.models.encoders import get_encoder
 from pyannote_weighter.weighting import confidence, effective_frames
 
 BACKBONE = "backbone."
+TRAINING_ONLY = ("loss_func.", "validation_metric.")
 
 
 class Weighted(NamedTuple):
@@ -222,12 +223,17 @@ class Weighter(Model):
             activity=activity,
         )
 
+    def prepare_data(self) -> None:
+        """Let the task compute frames with this model before training starts."""
+        self.task.model = self
+        self.task.prepare_data()
+
     def leaves_backbone_out(self) -> bool:
         """Whether checkpoints come without the weights of the backbone."""
         return self.hparams.freeze and self.backbone.reloadable
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Leave the frozen backbone and what only the task needs out of the checkpoint."""
+        """Leave the frozen backbone out of the checkpoint."""
         super().on_save_checkpoint(checkpoint)
         if self.leaves_backbone_out() and "state_dict" in checkpoint:
             checkpoint["state_dict"] = {
@@ -237,8 +243,14 @@ class Weighter(Model):
             }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Put the weights of the backbone back."""
+        """Put the weights of the backbone back, drop what only training needs."""
         super().on_load_checkpoint(checkpoint)
+        if self.task is None:
+            checkpoint["state_dict"] = {
+                name: value
+                for name, value in checkpoint["state_dict"].items()
+                if not name.startswith(TRAINING_ONLY)
+            }
         if self.leaves_backbone_out():
             for name, value in self.backbone.state_dict().items():
                 checkpoint["state_dict"].setdefault(BACKBONE + name, value)
@@ -251,6 +263,8 @@ class Weighter(Model):
         return self
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over what is trainable; the task may have its own way."""
+        """AdamW over what is trainable, unless the task has its own way."""
+        if hasattr(self.task, "configure_optimizers"):
+            return self.task.configure_optimizers()
         parameters = [p for p in self.parameters() if p.requires_grad]
         return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, required=True, help="folder to write to")
     parser.add_argument("--likes-kept", type=float, default=1.0, help="share of likes in train")
     parser.add_argument("--train", type=int, default=400, help="number of conversations")
-    parser.add_argument("--development", type=int, default=16)
+    parser.add_argument("--development", type=int, default=24)
     parser.add_argument("--test", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1, help="of the conversations, not the split")
     parser.add_argument("--processes", type=int, default=1)

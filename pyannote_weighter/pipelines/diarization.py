@@ -1,0 +1,403 @@
+"""Diarization in which learned weighting takes the place of clustering."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from pyannote.audio import Model, Pipeline
+from pyannote.audio.core.io import AudioFile
+from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
+from pyannote.audio.pipelines.utils import get_model
+from pyannote.audio.pipelines.utils.diarization import SpeakerDiarizationMixin
+from pyannote.core import Annotation, SlidingWindowFeature
+from pyannote.metrics.diarization import GreedyDiarizationErrorRate
+from pyannote.pipeline.parameter import ParamDict, Uniform
+
+from pyannote_weighter.assignment import top_speakers
+from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.linking import link_slots
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.models.backbones import window_frames
+from pyannote_weighter.segmentation import (
+    count_speakers,
+    get_segmentation,
+    sample_nearest,
+    segmentation_inference,
+)
+from pyannote_weighter.weighting import confidence
+
+CACHE = "training_cache/weighter"
+
+
+@dataclass
+class WeighterOutput(DiarizeOutput):
+    """Upstream's output, and what the weightings tell beyond it.
+
+    Attributes
+    ----------
+    confidence : dict
+        Confidence of each speaker: c = sum X^2 / sum X of their weighting.
+    seconds : dict
+        Seconds of speech behind that confidence: the sum of the weighting.
+    weightings : SlidingWindowFeature or None
+        (frames, speakers), in the order of `speaker_diarization.labels()`.
+    """
+
+    confidence: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    weightings: SlidingWindowFeature | None = None
+
+    def serialize(self) -> dict:
+        """Upstream's serialization, with the confidence of each speaker."""
+        speakers = {
+            label: {"confidence": round(c, 4), "seconds": round(self.seconds[label], 2)}
+            for label, c in self.confidence.items()
+        }
+        return super().serialize() | {"speakers": speakers}
+
+
+class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
+    """Speaker diarization by learned weighting.
+
+    The segmentation says where speech is and how many speak; frames of the backbone are computed
+    once; the Weighter gives them to slots; slots become speakers; each frame goes to its most
+    probable speakers, as many as the segmentation counts there.
+
+    Parameters
+    ----------
+    segmentation : Model, str or dict, optional
+        "segmentation-3.0" is the one that the extra `pretrained` installs.
+        Else see `pyannote.audio.pipelines.utils.get_model`.
+    weighter : Weighter, str or dict
+        Trained Weighter. See `pyannote.audio.pipelines.utils.get_model`.
+    segmentation_step : float, optional
+        Step between windows of the segmentation, as a share of their duration.
+    window : float, optional
+        Longest stretch that the Weighter sees at once, in seconds. Longer files are cut, and the
+        slots of their windows are linked by embedding.
+    segmentation_batch_size, embedding_batch_size : int, optional
+    legacy : bool, optional
+        Return the annotation alone.
+    der_variant : dict, optional
+        Options of the metric that is optimized. Defaults to no collar, overlap scored.
+    token, cache_dir : optional
+        See `pyannote.audio.Pipeline.from_pretrained`.
+
+    Hyper-parameters
+    ----------------
+    segmentation.min_duration_off : float
+        Pauses that are shorter are filled, in seconds.
+    segmentation.threshold : float
+        Onset, multilabel segmentations only.
+    weighter.threshold : float
+        Slots with less confidence are no speakers.
+    weighter.merge : float
+        Slots whose embeddings have at least this cosine are one speaker.
+    weighter.min_duration : float
+        Speakers with less speech (seconds) are given to the others.
+
+    Usage
+    -----
+    >>> from pyannote.audio import Pipeline
+    >>> pipeline = Pipeline.from_pretrained(folder)  # doctest: +SKIP
+    >>> output = pipeline("conversation.wav", max_speakers=4)  # doctest: +SKIP
+    >>> output.confidence["SPEAKER_00"]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        segmentation: Model | str | dict = "segmentation-3.0",
+        weighter: Weighter | str | dict | Path = "",
+        segmentation_step: float = 0.1,
+        window: float = 600.0,
+        segmentation_batch_size: int = 32,
+        embedding_batch_size: int = 1,
+        legacy: bool = False,
+        der_variant: dict | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+    ):
+        super().__init__()
+        if not weighter:
+            raise ValueError("weighter is missing: give a trained Weighter, or a path to one")
+        self.legacy = legacy
+        self.window = window
+        self.embedding_batch_size = embedding_batch_size
+        self.der_variant = der_variant or {"collar": 0.0, "skip_overlap": False}
+
+        weighter = str(weighter) if isinstance(weighter, Path) else weighter
+        model = get_model(weighter, token=token, cache_dir=cache_dir)
+        if not isinstance(model, Weighter):
+            raise ValueError(f"{weighter} is a {type(model).__name__}, not a Weighter")
+        self._weighter = model
+        self._segmentation = segmentation_inference(
+            get_segmentation(segmentation, token=token, cache_dir=cache_dir),
+            step=segmentation_step,
+            batch_size=segmentation_batch_size,
+        )
+        onset = (
+            {}
+            if self._segmentation.model.specifications.powerset
+            else {"threshold": Uniform(0.1, 0.9)}
+        )
+        self.segmentation = ParamDict(min_duration_off=Uniform(0.0, 1.0), **onset)
+        self.weighter = ParamDict(
+            threshold=Uniform(0.0, 1.0),
+            merge=Uniform(0.0, 1.0),
+            min_duration=Uniform(0.0, 10.0),
+        )
+
+    def default_parameters(self) -> dict:
+        """Parameters chosen on the development conversations of recipes/default."""
+        onset = (
+            {} if self._segmentation.model.specifications.powerset else {"threshold": 0.5}
+        )
+        return {
+            "segmentation": {"min_duration_off": 0.0} | onset,
+            "weighter": {"threshold": 0.5, "merge": 0.6, "min_duration": 1.0},
+        }
+
+    def apply(
+        self,
+        file: AudioFile,
+        num_speakers: int | None = None,
+        min_speakers: int | None = None,
+        max_speakers: int | None = None,
+        hook: Callable | None = None,
+        **kwargs,
+    ) -> WeighterOutput | Annotation:
+        """Diarize a file.
+
+        Parameters
+        ----------
+        file : AudioFile
+        num_speakers : int, optional
+            Number of speakers, when known. It is held exactly where that many slots have speech;
+            else a warning says how many there are.
+        min_speakers, max_speakers : int, optional
+            Bounds on the number of speakers.
+        hook : callable, optional
+            Called as upstream does after the steps "segmentation", "speaker_counting",
+            "embeddings" (frames of the backbone), "weightings" and "discrete_diarization".
+
+        Returns
+        -------
+        output : WeighterOutput, or Annotation when `legacy` or in training
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            From reading the file; from bounds that contradict each other.
+        """
+        if kwargs:
+            warnings.warn(f"Ignoring unexpected options: {', '.join(kwargs)}", stacklevel=2)
+        hook = self.setup_hook(file, hook=hook)
+        _, min_speakers, max_speakers = self.set_num_speakers(
+            num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers
+        )
+        count, frames = self.compute(file, hook)
+        uri = file.get("uri") if isinstance(file, Mapping) else None
+
+        speech = sample_nearest(count, self._weighter.frames, len(frames))[:, 0]  # (T,)
+        if not speech.any():
+            return self._answer(
+                WeighterOutput(
+                    speaker_diarization=Annotation(uri=uri),
+                    exclusive_speaker_diarization=Annotation(uri=uri),
+                    speaker_embeddings=np.zeros((0, self._weighter.hparams.dimension)),
+                )
+            )
+        weightings = self.weigh(frames, speech, min_speakers, max_speakers)  # (T, K)
+        hook("weightings", SlidingWindowFeature(weightings, self._weighter.frames))
+        found = weightings.shape[1]
+        if found < min_speakers:
+            warnings.warn(
+                f"{uri}: {min_speakers} speakers were asked for, but the Weighter tells only "
+                f"{found} apart in this file",
+                stacklevel=2,
+            )
+        return self._answer(self.reconstruct(weightings, count, frames, max_speakers, uri, hook))
+
+    def _answer(self, output: WeighterOutput) -> WeighterOutput | Annotation:
+        return output.speaker_diarization if self.legacy or self.training else output
+
+    def compute(
+        self, file: AudioFile, hook: Callable
+    ) -> tuple[SlidingWindowFeature, torch.Tensor]:
+        """Everything that does not depend on hyper-parameters of the weightings.
+
+        Returns
+        -------
+        count : (frames of the segmentation, 1) SlidingWindowFeature
+        frames : (T, C) tensor
+            Frames of the backbone, on the CPU.
+        """
+        powerset = self._segmentation.model.specifications.powerset
+        threshold = None if powerset else self.segmentation.threshold
+        if self.training and file.get(CACHE, {}).get("threshold", -1) == threshold:
+            return file[CACHE]["count"], file[CACHE]["frames"]
+
+        sample_rate = self._weighter.hparams.sample_rate
+        waveform = load_waveform(file, sample_rate=sample_rate)  # (1, samples)
+        mono = {"waveform": waveform, "sample_rate": sample_rate, "uri": file.get("uri")}
+        segmentations, count = count_speakers(
+            self._segmentation, mono, threshold=threshold, hook=partial(hook, "segmentation", None)
+        )
+        hook("segmentation", segmentations)
+        hook("speaker_counting", count)
+
+        frames = window_frames(
+            self._weighter.backbone,
+            waveform,
+            batch_size=self.embedding_batch_size,
+            progress=lambda done, total: hook("embeddings", None, completed=done, total=total),
+        )
+        hook("embeddings", frames)
+        if self.training:
+            file[CACHE] = {"threshold": threshold, "count": count, "frames": frames}
+        return count, frames
+
+    @torch.inference_mode()
+    def weigh(
+        self,
+        frames: torch.Tensor,
+        speech: np.ndarray,
+        min_speakers: int = 1,
+        max_speakers: float = np.inf,
+    ) -> np.ndarray:
+        """Weigh the frames of a file, and turn slots into speakers.
+
+        Parameters
+        ----------
+        frames : (T, C) tensor
+        speech : (T,) array
+            Number of speakers in each frame.
+        min_speakers, max_speakers : int, optional
+
+        Returns
+        -------
+        weightings : (T, K) array
+            One column a speaker.
+        """
+        T = len(frames)
+        frame_step = self._weighter.frames.step
+        num_windows = max(1, int(np.ceil(T * frame_step / self.window)))
+        bounds = np.linspace(0, T, num_windows + 1).round().astype(int)
+        device = self._weighter.device
+
+        weightings, embeddings, confidences, windows = [], [], [], []
+        for index, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            weighted = self._weighter.weigh(
+                frames[None, start:stop].to(device),
+                count=torch.from_numpy(speech[None, start:stop]).to(device),
+            )
+            weightings.append(weighted.weightings[0].cpu().numpy())  # (t, N)
+            embeddings.append(weighted.embeddings[0].cpu().numpy())  # (N, D)
+            confidences.append(weighted.confidence[0].cpu().numpy())  # (N,)
+            windows.append(np.full(len(confidences[-1]), index))
+        seconds = np.concatenate([w.sum(axis=0) for w in weightings]) * frame_step  # (M,)
+        embeddings, confidences = np.concatenate(embeddings), np.concatenate(confidences)
+        windows = np.concatenate(windows)
+
+        kept = (confidences >= self.weighter.threshold) & (seconds >= frame_step)
+        if kept.sum() < min_speakers:  # take the best of those that were left out
+            order = np.argsort(-confidences * (seconds >= frame_step))
+            kept = np.isin(np.arange(len(kept)), order[: int(min_speakers)])
+            kept &= seconds >= frame_step
+        slots = np.flatnonzero(kept)
+        speakers = self._speakers(
+            embeddings[slots], seconds[slots], windows[slots], min_speakers, max_speakers
+        )
+
+        K = speakers.max() + 1
+        merged = np.zeros((T, K), dtype=np.float32)
+        num_slots = self._weighter.hparams.num_slots
+        for slot, speaker in zip(slots, speakers, strict=True):
+            if speaker >= 0:
+                window, column = divmod(slot, num_slots)
+                merged[bounds[window] : bounds[window + 1], speaker] += weightings[window][
+                    :, column
+                ]
+        return merged
+
+    def _speakers(self, embeddings, seconds, windows, min_speakers, max_speakers) -> np.ndarray:
+        """Speaker of each slot, or -1 for those who speak too little."""
+        speakers = link_slots(
+            embeddings, seconds, windows, self.weighter.merge, min_speakers, max_speakers
+        )
+        held = np.bincount(speakers, weights=seconds)
+        keep = held >= self.weighter.min_duration
+        least = int(min(max(min_speakers, 1), len(held)))
+        keep[np.argsort(-held, kind="stable")[:least]] = True
+        renumbered = np.where(keep, np.cumsum(keep) - 1, -1)
+        return renumbered[speakers]
+
+    def reconstruct(
+        self,
+        weightings: np.ndarray,
+        count: SlidingWindowFeature,
+        frames: torch.Tensor,
+        max_speakers: float,
+        uri: str | None,
+        hook: Callable,
+    ) -> WeighterOutput:
+        """Give frames to speakers and name them.
+
+        Parameters
+        ----------
+        weightings : (T, K) array
+        count : (T', 1) SlidingWindowFeature
+        frames : (T, C) tensor
+        max_speakers : int
+        uri : str or None
+        hook : callable
+
+        Returns
+        -------
+        output : WeighterOutput
+        """
+        counted = np.minimum(count.data[:, 0], max_speakers).astype(int)  # (T',)
+        columns = SlidingWindowFeature(weightings, self._weighter.frames)
+        opinion = sample_nearest(columns, count.sliding_window, len(counted))  # (T', K)
+
+        active = top_speakers(opinion, counted)
+        discrete = SlidingWindowFeature(active.astype(np.float32), count.sliding_window)
+        hook("discrete_diarization", discrete)
+        exclusive = SlidingWindowFeature(
+            top_speakers(opinion, np.minimum(counted, 1)).astype(np.float32), count.sliding_window
+        )
+        # speakers who are given no frame at all get no name
+        spoken = np.flatnonzero(active.any(axis=0))
+        names = dict(zip(spoken.tolist(), self.classes(), strict=False))
+
+        weightings = weightings[:, spoken]
+        x = torch.from_numpy(weightings)[None].to(self._weighter.device)
+        with torch.inference_mode():
+            embeddings = self._weighter.embed(frames[None].to(x.device), x)[0].cpu().numpy()
+            c = confidence(x)[0].cpu().numpy()
+        seconds = weightings.sum(axis=0) * self._weighter.frames.step
+        return WeighterOutput(
+            speaker_diarization=self._annotation(discrete, names, uri),
+            exclusive_speaker_diarization=self._annotation(exclusive, names, uri),
+            speaker_embeddings=embeddings,
+            confidence=dict(zip(names.values(), c.tolist(), strict=True)),
+            seconds=dict(zip(names.values(), seconds.tolist(), strict=True)),
+            weightings=SlidingWindowFeature(weightings, self._weighter.frames),
+        )
+
+    def _annotation(self, discrete: SlidingWindowFeature, names: dict, uri) -> Annotation:
+        annotation = self.to_annotation(
+            discrete, min_duration_off=self.segmentation.min_duration_off
+        )
+        annotation.uri = uri
+        return annotation.rename_labels(mapping=names)
+
+    def get_metric(self) -> GreedyDiarizationErrorRate:
+        """Diarization error rate that the optimizer minimizes."""
+        return GreedyDiarizationErrorRate(**self.der_variant)
