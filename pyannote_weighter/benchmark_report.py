@@ -57,11 +57,11 @@ def summarize(results: dict) -> dict:
                 seconds[step] = seconds.get(step, 0.0) + value
         systems[name] = {
             **pooled,
-            "interval": {p: bootstrap(scores[name], p) for p in ("error", "confusion")},
+            "interval": {p: list(bootstrap(scores[name], p)) for p in ("error", "confusion")},
             "difference": {
                 part: {
                     "value": pooled[part] - reference[part],
-                    "interval": bootstrap(scores[name], part, against=scores[REFERENCE]),
+                    "interval": list(bootstrap(scores[name], part, scores[REFERENCE])),
                 }
                 for part in ("error", "confusion")
             },

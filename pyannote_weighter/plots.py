@@ -124,7 +124,7 @@ def _draw_turns(axis, annotation: Annotation, colors: dict, name: str) -> None:
     for row, label in enumerate(labels):
         turns = [(turn.start, turn.duration) for turn in annotation.label_timeline(label)]
         axis.broken_barh(turns, (row + 0.1, 0.8), facecolors=colors[label])
-    axis.set_ylim(len(labels), 0)
+    axis.set_ylim(max(1, len(labels)), 0)
     axis.set_yticks([row + 0.5 for row in range(len(labels))], [str(label) for label in labels])
     axis.tick_params(axis="y", labelsize=7, length=0)
     axis.yaxis.set_label_position("right")

@@ -1,0 +1,77 @@
+"""Tests of diarizing files into a folder."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from pyannote.database.util import load_rttm
+from rich.console import Console
+
+from pyannote_weighter.apply import apply_to_files
+from tests.dummy_pipeline import HalfAndHalf
+
+
+@pytest.fixture
+def audio(tmp_path: Path):
+    def write(name: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.zeros(8000), 8000)
+        return path
+
+    return write
+
+
+def run(files, into, **options):
+    screen = io.StringIO()
+    console = Console(file=screen, width=300)
+    failures = apply_to_files(
+        HalfAndHalf().instantiate({}), files, into, console=console, **options
+    )
+    return failures, screen.getvalue()
+
+
+def test_all_formats(tmp_path, audio):
+    failures, _ = run(
+        [audio("a.wav"), audio("b c.flac")], tmp_path / "out", formats=("rttm", "json", "png")
+    )
+    assert not failures
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.json", "a.png", "a.rttm", "b c.json", "b c.png", "b c.rttm"]
+    assert load_rttm(tmp_path / "out" / "b c.rttm")["b_c"].labels() == ["SPEAKER_00", "SPEAKER_01"]
+    content = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert content["speakers"][0]["confidence"] == 0.9
+
+
+def test_one_that_fails_does_not_keep_the_others_from_it(tmp_path, audio):
+    broken = tmp_path / "broken.wav"
+    broken.write_text("this is no audio")
+    files = [tmp_path / "missing.wav", broken, audio("good.wav")]
+    failures, screen = run(files, tmp_path / "out")
+    assert list(failures) == files[:2]
+    assert "missing.wav: no such audio file" in screen
+    assert "broken.wav" in screen
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.json", "good.rttm"]
+
+
+def test_number_of_speakers_reaches_the_pipeline(tmp_path, audio):
+    failures, _ = run([audio("a.wav")], tmp_path / "out", options={"num_speakers": 7})
+    assert "seven speakers" in next(iter(failures.values()))
+
+
+def test_results_that_would_overwrite_each_other_are_refused(tmp_path, audio):
+    files = [audio("x/talk.wav"), audio("y/Talk.flac")]
+    with pytest.raises(ValueError, match="same name"):
+        run(files, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    failures, _ = run([files[0], files[0]], tmp_path / "out")  # the same file twice is one file
+    assert not failures
+
+
+def test_unknown_formats_are_refused(tmp_path, audio):
+    for formats in (("rttm", "csv"), ()):
+        with pytest.raises(ValueError, match="unknown format"):
+            run([audio("a.wav")], tmp_path / "out", formats=formats)

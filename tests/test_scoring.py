@@ -1,0 +1,84 @@
+"""Tests of pooled errors and their intervals."""
+
+import random
+
+import pytest
+from pyannote.core import Annotation, Segment, Timeline
+
+from pyannote_weighter.scoring import Score, bootstrap, pool, score
+
+
+def annotate(*turns) -> Annotation:
+    annotation = Annotation(uri="file")
+    for track, (start, end, speaker) in enumerate(turns):
+        annotation[Segment(start, end), track] = speaker
+    return annotation
+
+
+def random_scores(seed: int, count: int = 12) -> list[Score]:
+    rng = random.Random(seed)
+    return [
+        Score(
+            total=rng.uniform(20, 100),
+            missed=rng.uniform(0, 5),
+            false_alarm=rng.uniform(0, 5),
+            confusion=rng.uniform(0, 10),
+            reference_speakers=3,
+            speakers=rng.choice([2, 3, 4]),
+        )
+        for _ in range(count)
+    ]
+
+
+def test_three_parts():
+    reference = annotate((0, 10, "A"), (8, 20, "B"))  # 22 s of speech, 2 s of it overlapping
+    hypothesis = annotate((0, 12, 0), (12, 21, 1))
+    found = score(reference, hypothesis, Timeline([Segment(0, 30)]))
+    assert found.total == pytest.approx(22)
+    assert found.missed == pytest.approx(2)  # 8 to 10: two speak, one is found
+    assert found.false_alarm == pytest.approx(1)  # 20 to 21
+    assert found.confusion == pytest.approx(2)  # 10 to 12
+    assert found.error == pytest.approx(5)
+    assert (found.reference_speakers, found.speakers) == (2, 2)
+
+
+def test_only_what_is_annotated_is_scored():
+    reference = annotate((0, 10, "A"), (10, 20, "B"))
+    hypothesis = annotate((0, 10, 0))
+    found = score(reference, hypothesis, Timeline([Segment(0, 10)]))
+    assert found.error == 0
+    assert (found.reference_speakers, found.speakers) == (1, 1)
+    assert score(reference, hypothesis).missed == pytest.approx(10)
+
+
+def test_pool_weighs_files_by_speech():
+    scores = [Score(90, 9, 0, 0, 2, 2), Score(10, 0, 0, 10, 2, 1)]
+    pooled = pool(scores)
+    assert pooled["error"] == pytest.approx(0.19)
+    assert pooled["missed"] == pytest.approx(0.09)
+    assert pooled["right_count"] == 0.5
+    with pytest.raises(ValueError, match="nothing to score"):
+        pool([Score(0, 0, 1, 0, 0, 1)])
+
+
+def test_bootstrap_agrees_with_plain_python():
+    scores = random_scores(0)
+    rng = random.Random(1)
+    rates = sorted(pool(rng.choices(scores, k=len(scores)))["confusion"] for _ in range(4000))
+    low, high = bootstrap(scores, "confusion")
+    assert low == pytest.approx(rates[100], abs=0.004)
+    assert high == pytest.approx(rates[-100], abs=0.004)
+    assert low < pool(scores)["confusion"] < high
+    assert bootstrap(scores, "confusion") == (low, high)
+
+
+def test_paired_difference():
+    scores = random_scores(2)
+    assert bootstrap(scores, "error", against=scores) == (0, 0)
+    worse = [
+        Score(s.total, s.missed, s.false_alarm, s.confusion + 0.02 * s.total, 3, 3) for s in scores
+    ]
+    # the same difference in every file: nothing left to chance
+    assert bootstrap(worse, "error", against=scores) == pytest.approx((0.02, 0.02))
+    with pytest.raises(ValueError, match="differ in files"):
+        bootstrap(scores, "error", against=scores[1:])
