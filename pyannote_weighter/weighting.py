@@ -13,7 +13,7 @@ gradients, are exactly zero. Gradients with respect to X grow like 1 / X, which 
 softmax in front of X takes back: let these work in float32.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -173,22 +173,88 @@ def pool_mean_std(frames: Tensor, weightings: Tensor) -> Tensor:
         Means, then standard deviations; all-zero for an all-zero slot.
     """
     _check_same_time(frames, weightings)
-    frames, weights = full_precision(frames), normalize(weightings)
-    # distances to the mean of the file keep the difference of squares below from cancelling
+    return pool_summary(summarize(frames, 1), weightings)
+
+
+class Summary(NamedTuple):
+    """Frames averaged over steps of time: all that pooling needs while X is constant in a step."""
+
+    center: Tensor
+    """(..., 1, channel) mean of the file, without gradient."""
+    mean: Tensor
+    """(..., step, channel) mean distance to the center."""
+    power: Tensor
+    """(..., step, channel) mean squared distance to the center."""
+    size: Tensor
+    """(step, 1) frames in each step; the last one may be shorter."""
+
+
+def summarize(frames: Tensor, step: int) -> Summary:
+    """Average frames over steps, once for any number of poolings.
+
+    Parameters
+    ----------
+    frames : (..., time, channel) torch.Tensor
+    step : int
+        Frames in a step, at least 1.
+
+    Returns
+    -------
+    summary : Summary
+        Of ceil(time / step) steps.
+    """
+    frames = full_precision(frames)
+    # distances to the mean of the file keep the difference of squares from cancelling later
     center = frames.mean(-2, keepdim=True).detach()
-    # (..., 1, channel)
     frames = frames - center
-    mean, power = _pool(frames, weights), _pool(frames.square(), weights)
+    num_frames = frames.shape[-2]
+    num_steps = -(-num_frames // step)
+    size = frames.new_full((num_steps, 1), step)
+    size[-1:] = num_frames - step * (num_steps - 1)
+    if step == 1:
+        return Summary(center, frames, frames.square(), size)
+    missing = num_steps * step - num_frames
+    steps = torch.nn.functional.pad(frames, (0, 0, 0, missing)).unflatten(-2, (num_steps, step))
+    # (..., step, frame of the step, channel)
+    return Summary(center, steps.sum(-2) / size, steps.square().sum(-2) / size, size)
+
+
+def pool_summary(summary: Summary, weightings: Tensor, deviation: bool = True) -> Tensor:
+    """Pool frames that were summarized; weightings are constant within a step.
+
+    Same as `pool_mean_std` (or `pool_mean`) of the frames with each weighting repeated over the
+    frames of its step, at the cost of one frame per step.
+
+    Parameters
+    ----------
+    summary : Summary
+    weightings : (..., step, slot) torch.Tensor
+        Values in [0, 1]; need not be normalised.
+    deviation : bool, optional
+        Defaults to True.
+
+    Returns
+    -------
+    mean_std : (..., slot, channel or 2 * channel) torch.Tensor
+        Means, then standard deviations; all-zero for an all-zero slot.
+    """
+    center, frames, power, size = summary
+    weights = normalize(full_precision(weightings) * size)
+    # (..., step, slot)
+    present = weights.sum(-2).unsqueeze(-1)
+    # (..., slot, 1), 1 or, for an all-zero slot, 0
+    mean = _pool(frames, weights)
     # (..., slot, channel)
+    if not deviation:
+        return mean + center * present
+    power = _pool(power, weights)
     variance = power - mean.square()
-    unbias = (1.0 - weights.square().sum(-2)).clamp(min=_RESOLUTION).unsqueeze(-1)
+    unbias = (1.0 - (weights.square() / size).sum(-2)).clamp(min=_RESOLUTION).unsqueeze(-1)
     # (..., slot, 1)
     # 1e-12 of the squared level: what is left of a constant channel after the subtraction
     floor = _RESOLUTION * power.detach() + 1e-12 * center.square() + torch.finfo(power.dtype).tiny
     resolved = variance > floor
     std = torch.sqrt(torch.where(resolved, variance, 1.0) / unbias) * resolved
-    present = weights.sum(-2).unsqueeze(-1)
-    # (..., slot, 1), 1 or, for an all-zero slot, 0
     return torch.cat([mean + center * present, std], dim=-1)
 
 

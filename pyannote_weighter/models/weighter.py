@@ -6,15 +6,14 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pyannote.audio import Model
 from pyannote.audio.core.task import Problem, Resolution, Specifications, Task
 from pyannote.core import SlidingWindow
 from torch import Tensor, nn
 
 from pyannote_weighter.models.backbones import get_backbone
-from pyannote_weighter.models.encoders import get_encoder
-from pyannote_weighter.weighting import confidence, effective_frames
+from pyannote_weighter.models.encoders import Encoded, Pooling, get_encoder
+from pyannote_weighter.weighting import confidence, effective_frames, summarize
 
 BACKBONE = "backbone."
 TRAINING_ONLY = ("loss_func.", "validation_metric.")
@@ -33,18 +32,15 @@ class Weighted(NamedTuple):
         c = sum X^2 / sum X.
     effective_frames : (B, N) tensor
         n = (sum X)^2 / sum X^2.
-    rounds : list of (B, T, N) tensors
-        Weightings after each round of the encoder, the last one is `weightings`.
-    activity : (B, T', 3) tensor or None
-        Logits of silence, one speaker, several speakers, when the model estimated them.
+    encoded : Encoded
+        What the encoder gave, round by round and step by step (each `step` frames long).
     """
 
     weightings: Tensor
     embeddings: Tensor
     confidence: Tensor
     effective_frames: Tensor
-    rounds: list[Tensor]
-    activity: Tensor | None
+    encoded: Encoded
 
 
 class Weighter(Model):
@@ -205,22 +201,20 @@ class Weighter(Model):
         -------
         weighted : Weighted
         """
-        frames = frames.to(self.project.weight.dtype)
-        rounds, activity = self.encoder(
-            frames,
-            count=count,
-            mask=mask,
-            embed=lambda weightings: F.normalize(self.embed(frames, weightings), dim=-1, eps=1e-6),
+        step = self.encoder.step
+        summary = summarize(frames, step)
+        pooling = Pooling(
+            embed=lambda x: self.project(self.backbone.embed_summary(summary, x)),
             embed_windows=self.backbone.embed_windows,
         )
-        weightings = rounds[-1]
+        encoded = self.encoder(frames, summary, pooling, count=count, mask=mask)
+        weightings = encoded.weightings[-1].repeat_interleave(step, dim=1)[:, : frames.shape[1]]
         return Weighted(
             weightings=weightings,
-            embeddings=self.embed(frames, weightings),
+            embeddings=encoded.embeddings[-1],
             confidence=confidence(weightings),
             effective_frames=effective_frames(weightings),
-            rounds=rounds,
-            activity=activity,
+            encoded=encoded,
         )
 
     def prepare_data(self) -> None:

@@ -300,34 +300,31 @@ class SpeakerLikes(Task):
     def training_step(self, batch: dict, batch_idx: int) -> Tensor | None:
         """Set criterion after every round, and agreement with the counted speakers."""
         weighted = self._weigh(batch)
-        frames = batch["frames"].to(weighted.weightings)
         losses = []
-        for weightings in weighted.rounds:
-            is_last = weightings is weighted.weightings
-            embeddings = weighted.embeddings if is_last else self.model.embed(frames, weightings)
-            B, N, _ = embeddings.shape
+        encoded, batch_size = weighted.encoded, len(batch["frames"])
+        for weightings, embeddings in zip(encoded.weightings, encoded.embeddings, strict=True):
             logits = self.model.loss_func.get_logits(embeddings.flatten(0, 1))
-            log_posteriors = logits.log_softmax(dim=-1).reshape(B, N, -1)
+            log_posteriors = logits.log_softmax(dim=-1).unflatten(0, embeddings.shape[:2])
             set_loss = self.criterion(confidence(weightings), log_posteriors, batch["likes"])
             losses.append(set_loss.loss)
         # later rounds weigh more: r + 1 of R
-        ramp = torch.arange(1, len(losses) + 1, device=frames.device).float()
+        ramp = torch.arange(1, len(losses) + 1, device=self.model.device).float()
         loss = (torch.stack(losses) * ramp / ramp.sum()).sum()
-        self._log("loss/likes", loss, len(frames))
+        self._log("loss/likes", loss, batch_size)
         for name, value in set_loss.logs().items():
-            self._log(f"train/{name}", value, len(frames))
-        if weighted.activity is not None and batch["count"] is not None:
-            activity_loss = self._activity_loss(weighted.activity, batch)
-            self._log("loss/activity", activity_loss, len(frames))
+            self._log(f"train/{name}", value, batch_size)
+        if encoded.activity is not None and batch["count"] is not None:
+            activity_loss = self._activity_loss(encoded.activity, batch)
+            self._log("loss/activity", activity_loss, batch_size)
             loss = loss + activity_loss
         if not torch.isfinite(loss):
             return None
-        self._log("loss/train", loss, len(frames))
+        self._log("loss/train", loss, batch_size)
         return loss
 
     def _activity_loss(self, activity: Tensor, batch: dict) -> Tensor:
         T = batch["frames"].shape[1]
-        step = math.ceil(T / activity.shape[1])
+        step = self.model.encoder.step
         middle = (torch.arange(activity.shape[1]) * step + step // 2).clamp_max(T - 1)
         target = batch["count"][:, middle].clamp_max(len(ACTIVITY) - 1).long()  # (B, T')
         target = target.masked_fill(~batch["mask"][:, middle], -100).to(activity.device)

@@ -10,7 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from pyannote_weighter.models.backbones.pooling import pool_windows
-from pyannote_weighter.weighting import pool_mean, pool_mean_std
+from pyannote_weighter.weighting import Summary, pool_mean, pool_mean_std, pool_summary
 
 
 class Backbone(nn.Module):
@@ -128,6 +128,21 @@ class Backbone(nn.Module):
             weights = frames.new_ones(frames.shape[0], 1, frames.shape[1])
         pool = pool_mean_std if self.deviation else pool_mean
         return self.embed_statistics(pool(frames, weights.transpose(1, 2)))
+
+    def embed_summary(self, summary: Summary, weightings: Tensor) -> Tensor:
+        """Pool summarized frames: as `embed`, for weightings that are constant within a step.
+
+        Parameters
+        ----------
+        summary : Summary
+            See `pyannote_weighter.weighting.summarize`.
+        weightings : (batch, steps, slots) torch.Tensor
+
+        Returns
+        -------
+        embeddings : (batch, slots, dimension) torch.Tensor
+        """
+        return self.embed_statistics(pool_summary(summary, weightings, self.deviation))
 
     def embed_windows(self, frames: Tensor, weights: Tensor, window: int, step: int) -> Tensor:
         """Pool frames into one embedding per short window.

@@ -1,16 +1,25 @@
 """Encoders: from frames to weightings."""
 
-from torch import nn
-
+from pyannote_weighter.models.encoders.base import Encoded, Encoder, Pooling
 from pyannote_weighter.models.encoders.refine import SlotRefiner
+from pyannote_weighter.models.encoders.wavlm import WavLMEncoder
 from pyannote_weighter.models.encoders.windowed import RefineEncoder
 
-__all__ = ["ENCODERS", "RefineEncoder", "SlotRefiner", "get_encoder"]
+__all__ = [
+    "ENCODERS",
+    "Encoded",
+    "Encoder",
+    "Pooling",
+    "RefineEncoder",
+    "SlotRefiner",
+    "WavLMEncoder",
+    "get_encoder",
+]
 
-ENCODERS = {"refine": RefineEncoder}
+ENCODERS: dict[str, type[Encoder]] = {"refine": RefineEncoder, "wavlm": WavLMEncoder}
 
 
-def get_encoder(encoder: str | dict, backbone, num_slots: int) -> nn.Module:
+def get_encoder(encoder: str | dict, backbone, num_slots: int) -> Encoder:
     """Make an encoder by name.
 
     Parameters
@@ -23,7 +32,7 @@ def get_encoder(encoder: str | dict, backbone, num_slots: int) -> nn.Module:
 
     Returns
     -------
-    encoder : nn.Module
+    encoder : Encoder
 
     Raises
     ------

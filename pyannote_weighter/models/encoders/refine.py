@@ -214,7 +214,7 @@ class SlotRefiner(nn.Module):
         speech: Tensor,
         single: Tensor,
         embed: Callable[[Tensor], Tensor],
-    ) -> list[Tensor]:
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Assign windows to slots.
 
         Parameters
@@ -226,12 +226,14 @@ class SlotRefiner(nn.Module):
         single : (B, T) tensor
             Probability that exactly one speaker talks, at most `speech`.
         embed : callable
-            (B, T, N) weightings to (B, N, D) unit embeddings of the slots.
+            (B, T, N) weightings to (B, N, D) embeddings of the slots.
 
         Returns
         -------
         weightings : list of (B, T, N) tensors
             After each round; the last one is the answer.
+        embeddings : list of (B, N, D) tensors
+            Of these weightings.
         """
         vectors = F.normalize(self.project(self.norm(windows)), dim=-1)  # (B, T, D)
         temperature = self.log_temperature.exp()
@@ -239,7 +241,8 @@ class SlotRefiner(nn.Module):
         posterior = (temperature[0] * cosine).softmax(dim=-1)
         total = single.sum(dim=1, keepdim=True).clamp_min(EPS)  # (B, 1)
 
-        weightings = []
+        embedding = embed(posterior * speech[..., None])  # (B, N, D)
+        weightings, embeddings = [], []
         for r in range(self.num_rounds):
             held = posterior * single[..., None]  # (B, T, N)
             mass = held.sum(dim=1)  # (B, N)
@@ -252,7 +255,11 @@ class SlotRefiner(nn.Module):
                 self.num_slots, device=means.device, dtype=means.dtype
             )
             bias = self.competition(
-                means, embed(held), share, cohesion, mass * self.window_step
+                means,
+                F.normalize(embedding, dim=-1, eps=EPS),
+                share,
+                cohesion,
+                mass * self.window_step,
             )  # (B, N)
             prior = self.share_weight[r] * (share + 1e-3).log() + bias  # (B, N)
             scores = temperature[r + 1] * cosine + prior[:, None]  # (B, T, N)
@@ -271,4 +278,6 @@ class SlotRefiner(nn.Module):
             scores = scores + self.smoother(evidence)
             posterior = scores.softmax(dim=-1)
             weightings.append(posterior * speech[..., None])
-        return weightings
+            embedding = embed(weightings[-1])
+            embeddings.append(embedding)
+        return weightings, embeddings

@@ -6,11 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.models.wav2vec2.components import _get_wavlm_encoder
 
+from pyannote_weighter.models.backbones.base import Backbone
+from pyannote_weighter.models.encoders.base import Encoded, Encoder, Pooling
+from pyannote_weighter.weighting import Summary, full_precision
+
 CHANNEL_FACTOR = 12
 TIME_FACTOR = 15
 
 
-class WavLMEncoder(nn.Module):
+class WavLMEncoder(Encoder):
     """Frames to weightings, as published.
 
     Two convolutions take channels down by 12 and time down by 15 (768 channels at 50 frames per
@@ -21,8 +25,8 @@ class WavLMEncoder(nn.Module):
 
     Parameters
     ----------
-    in_channels : int
-        C, channels of a frame.
+    backbone : Backbone
+        Tells C, the channels of a frame; it is not kept.
     num_slots : int
         N.
     dimension : int, optional
@@ -44,9 +48,11 @@ class WavLMEncoder(nn.Module):
     Processing". 2022. https://arxiv.org/abs/2110.13900
     """
 
+    step = TIME_FACTOR
+
     def __init__(
         self,
-        in_channels: int,
+        backbone: Backbone,
         num_slots: int,
         dimension: int = 128,
         num_layers: int = 4,
@@ -60,6 +66,7 @@ class WavLMEncoder(nn.Module):
         layer_drop: float = 0.0,
     ):
         super().__init__()
+        in_channels = backbone.frame_dimension
         reduced = max(1, round(in_channels / CHANNEL_FACTOR))
         middle = max(1, round((in_channels * reduced) ** 0.5))
         # strides 3 and 5: kernels overlap by about two, and padding centres them on their step
@@ -88,31 +95,19 @@ class WavLMEncoder(nn.Module):
         )
         self.classify = nn.Linear(dimension, num_slots)
 
-    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Weigh frames.
-
-        Parameters
-        ----------
-        frames : (batch, frames, in_channels) torch.Tensor
-        mask : (batch, frames) bool torch.Tensor, optional
-            False on padding, which must follow the frames. What is there changes nothing.
-
-        Returns
-        -------
-        weightings : (batch, frames, num_slots) torch.Tensor
-            In [0, 1]; 0 on padding.
-        """
-        num_frames = frames.shape[1]
-        steps, inside = self._reduce(frames, mask)
+    def forward(
+        self, frames: Tensor, summary: Summary, pooling: Pooling, count=None, mask=None
+    ) -> Encoded:
+        """Weigh frames; see `Encoder`. What is on padding changes nothing, `count` is not used."""
+        steps, inside = self._reduce(full_precision(frames), mask)
         # (batch, steps, reduced), (batch, steps) or None
         steps = self._transform(self.encoder.feature_projection(steps), inside)
         # (batch, steps, dimension)
         weightings = torch.sigmoid(self.classify(steps))
-        weightings = weightings.repeat_interleave(TIME_FACTOR, dim=1)[:, :num_frames]
-        # (batch, frames, num_slots)
-        if mask is not None:
-            weightings = weightings * mask.unsqueeze(-1)
-        return weightings
+        # (batch, steps, num_slots)
+        if inside is not None:
+            weightings = weightings * inside.unsqueeze(-1)
+        return Encoded([weightings], [pooling.embed(weightings)])
 
     def _reduce(self, frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(batch, frames, C) to (batch, ceil(frames / 15), C / 12), and which steps are inside."""

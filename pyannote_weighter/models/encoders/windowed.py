@@ -1,14 +1,14 @@
-"""The default encoder: frames pooled over short windows, refined into slots, spread over frames."""
+"""The default encoder: frames pooled over short windows, then refined into slots."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyannote_weighter.models.encoders.base import Encoded, Encoder, Pooling
 from pyannote_weighter.models.encoders.refine import SlotRefiner
+from pyannote_weighter.weighting import Summary
 
 
 class ActivityHead(nn.Module):
@@ -36,7 +36,7 @@ class ActivityHead(nn.Module):
         return self.outlet(x)
 
 
-class RefineEncoder(nn.Module):
+class RefineEncoder(Encoder):
     """Frames to weightings by unrolled assignment of short windows to slots.
 
     Parameters
@@ -79,60 +79,30 @@ class RefineEncoder(nn.Module):
         )
 
     def to_steps(self, x: Tensor) -> Tensor:
-        """Average (B, T, C) over the steps of the windows: (B, T', C)."""
+        """Average (B, T, C) over steps: (B, S, C)."""
         return F.avg_pool1d(x.transpose(1, 2), self.step, ceil_mode=True).transpose(1, 2)
 
     def forward(
-        self,
-        frames: Tensor,
-        count: Tensor | None,
-        mask: Tensor | None,
-        embed: Callable[[Tensor], Tensor],
-        embed_windows: Callable[[Tensor, Tensor, int, int], Tensor],
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """Assign frames to slots.
-
-        Parameters
-        ----------
-        frames : (B, T, C) tensor
-        count : (B, T) tensor or None
-            Number of speakers in each frame; estimated when None.
-        mask : (B, T) bool tensor or None
-            False on padding.
-        embed : callable
-            (B, T, N) weightings to (B, N, D) unit embeddings.
-        embed_windows : callable
-            Frames (B, T, C), weights (B, T), window and step in frames to (B, T', D) embeddings.
-
-        Returns
-        -------
-        rounds : list of (B, T, N) tensors
-        activity : (B, T', 3) tensor
-            Logits of silence, one speaker, several speakers.
-        """
-        T = frames.shape[1]
-        activity = self.activity(self.to_steps(frames.detach()))  # (B, T', 3)
+        self, frames: Tensor, summary: Summary, pooling: Pooling, count=None, mask=None
+    ) -> Encoded:
+        """Assign frames to slots; see `Encoder`."""
+        with torch.no_grad():
+            averages = summary.mean + summary.center  # (B, S, C)
+        activity = self.activity(averages)  # (B, S, 3)
         if count is None:
             _, one, several = activity.softmax(dim=-1).detach().unbind(dim=-1)
             speech, single = one + several, one
+            weights = one.repeat_interleave(self.step, dim=1)[:, : frames.shape[1]]
         else:
-            count = count[..., None]
-            states = torch.cat([count >= 1, count == 1], dim=-1).to(frames.dtype)
-            speech, single = self.to_steps(states).unbind(dim=-1)  # (B, T')
-        if mask is not None:
-            inside = self.to_steps(mask[..., None].to(frames.dtype)).squeeze(-1)
-            speech, single = speech * inside, single * inside
-
+            states = torch.stack([count >= 1, count == 1], dim=-1).to(averages.dtype)  # (B, T, 2)
+            speech, single = self.to_steps(states).unbind(dim=-1)  # (B, S)
+            weights = states[..., 1]
         # overlap and silence hardly count in a window that also holds one speaker alone
-        weights = self.to_frames(single[..., None], T).squeeze(-1) + 0.01
+        weights = weights + 0.01  # (B, T)
         if mask is not None:
-            weights = weights * mask
-        windows = embed_windows(frames, weights, self.window, self.step)  # (B, T', D)
-        rounds = self.refiner(
-            windows, speech, single, embed=lambda weightings: embed(self.to_frames(weightings, T))
-        )
-        return [self.to_frames(weightings, T) for weightings in rounds], activity
+            inside = self.to_steps(mask[..., None].to(averages.dtype)).squeeze(-1)
+            speech, single, weights = speech * inside, single * inside, weights * mask
 
-    def to_frames(self, x: Tensor, num_frames: int) -> Tensor:
-        """Repeat (B, T', N) over the frames of each step: (B, T, N)."""
-        return x.repeat_interleave(self.step, dim=1)[:, :num_frames]
+        windows = pooling.embed_windows(frames, weights, self.window, self.step)  # (B, S, D)
+        weightings, embeddings = self.refiner(windows, speech, single, embed=pooling.embed)
+        return Encoded(weightings, embeddings, activity)

@@ -1,0 +1,79 @@
+"""What the Weighter asks of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from pyannote_weighter.weighting import Summary
+
+
+class Pooling(NamedTuple):
+    """What an encoder may ask of the Weighter that it is in.
+
+    Attributes
+    ----------
+    embed : callable
+        (B, S, N) weightings to (B, N, D) embeddings of the slots.
+    embed_windows : callable
+        Frames (B, T, C), weights (B, T), window and step in frames, to (B, S, D') embeddings of
+        windows. See `Backbone.embed_windows`.
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    embed_windows: Callable[[Tensor, Tensor, int, int], Tensor]
+
+
+class Encoded(NamedTuple):
+    """What an encoder gives back.
+
+    Attributes
+    ----------
+    weightings : list of (B, S, N) tensors
+        Weightings of each step, one item per round of the encoder; the last one is the answer.
+    embeddings : list of (B, N, D) tensors
+        Embeddings that they pool.
+    activity : (B, S, 3) tensor or None
+        Logits of silence, one speaker and several speakers, where the encoder estimates them.
+    """
+
+    weightings: list[Tensor]
+    embeddings: list[Tensor]
+    activity: Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """Frames to weightings.
+
+    Attributes
+    ----------
+    step : int
+        Frames over which weightings are constant. T frames have S = ceil(T / step) steps.
+    """
+
+    step: int
+
+    def forward(
+        self,
+        frames: Tensor,
+        summary: Summary,
+        pooling: Pooling,
+        count: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Encoded:
+        """Weigh frames.
+
+        Parameters
+        ----------
+        frames : (B, T, C) tensor
+        summary : Summary
+            Frames averaged over steps.
+        pooling : Pooling
+        count : (B, T) tensor, optional
+            Number of speakers in each frame.
+        mask : (B, T) bool tensor, optional
+            False on padding, which follows the frames.
+        """
+        raise NotImplementedError
