@@ -127,8 +127,7 @@ def _draw_turns(axis, annotation: Annotation, colors: dict, name: str) -> None:
     axis.set_ylim(max(1, len(labels)), 0)
     axis.set_yticks([row + 0.5 for row in range(len(labels))], [str(label) for label in labels])
     axis.tick_params(axis="y", labelsize=7, length=0)
-    axis.yaxis.set_label_position("right")
-    axis.set_ylabel(name, rotation=0, ha="left", va="center")
+    axis.set_title(name, loc="left", fontsize=9, pad=3)
 
 
 def _draw_weighting(axis, weightings: SlidingWindowFeature, index: int, color, label) -> None:
@@ -140,6 +139,8 @@ def _draw_weighting(axis, weightings: SlidingWindowFeature, index: int, color, l
     axis.set_yticks([0, 1])
     axis.tick_params(axis="y", labelsize=7)
     axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    if index == 0:
+        axis.set_title("weightings", loc="left", fontsize=9, pad=3)
 
 
 def _draw_confidence(axis, value: float | None, color) -> None:
