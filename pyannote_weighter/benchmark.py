@@ -4,18 +4,14 @@ Results of every file are kept in `benchmark.json`, which is written after every
 was stopped goes on where it was, and tables can be made again without computing anything.
 """
 
-import hashlib
 import json
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from pyannote.audio import Pipeline
-from pyannote.database import FileFinder
-from pyannote.database.registry import Registry
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,7 +25,9 @@ from pyannote_weighter.pipelines.baselines import (
     StockDiarization,
     load_baselines,
 )
+from pyannote_weighter.pipelines.folders import fingerprint, load_pipeline, name_pipelines
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+from pyannote_weighter.protocols import protocol_files, reference_digest
 from pyannote_weighter.scoring import Score, pool, score
 from pyannote_weighter.timing import StepTimer
 
@@ -134,33 +132,6 @@ def benchmark(
             unfinished.write_text(markdown(results), encoding="utf-8")
     save()
     return results
-
-
-def protocol_files(protocol: str, registry: str | Path, subset: str) -> Iterator:
-    """Files of a subset, with `audio` (path) from the registry.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such registry.
-    ValueError
-        If it defines no such protocol or subset.
-    """
-    registry = Path(registry)
-    if not registry.is_file():
-        raise FileNotFoundError(f"{registry}: no such database.yml (--registry)")
-    if subset not in ("train", "development", "test"):
-        raise ValueError(f"subset must be train, development or test, not {subset!r}")
-    loaded = Registry()
-    loaded.load_database(registry)
-    try:
-        found = loaded.get_protocol(protocol, preprocessors={"audio": FileFinder(loaded)})
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{registry} defines no protocol {protocol!r}: {error}") from error
-    try:
-        yield from getattr(found, subset)()
-    except (AttributeError, NotImplementedError) as error:
-        raise ValueError(f"{registry}: {protocol} has no subset {subset}") from error
 
 
 def tune(
@@ -289,64 +260,9 @@ def _caches(file: dict) -> dict:
     return {key: value for key, value in file.items() if key.startswith("training_cache/")}
 
 
-def name_pipelines(pipelines: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Name each pipeline after its folder; a name that two would share gets the parent's too."""
-    named: dict[str, str | Path] = {}
-    for pipeline in pipelines:
-        path = Path(pipeline).resolve()
-        folder = path if path.suffix not in (".yml", ".yaml") else path.parent
-        is_default = folder == DEFAULT_PIPELINE.resolve()
-        name = "Weighter (default)" if is_default else f"Weighter ({folder.name})"
-        if name in named:
-            name = f"Weighter ({folder.parent.name}/{folder.name})"
-        if name in named:
-            raise ValueError(f"two pipelines have the same name: {name}; rename a folder")
-        named[name] = pipeline
-    return named
-
-
-def load_pipeline(path: str | Path, device: str) -> Pipeline:
-    """Load a pipeline with pyannote, onto a device."""
-    pipeline = Pipeline.from_pretrained(path)
-    if pipeline is None:
-        raise FileNotFoundError(f"{path}: no pipeline there (a folder with a config.yaml)")
-    return pipeline.to(torch.device(device))
-
-
-def fingerprint(path: str | Path) -> str:
-    """Digest of all files of a pipeline's folder: another one means results are stale."""
-    path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such pipeline (a folder with a config.yaml)")
-    digest = hashlib.sha256(__version__.encode())
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if "__pycache__" not in file.parts:
-            digest.update(str(file.relative_to(folder)).encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def baseline_parameters(name: str, clustering: dict) -> dict:
     """Parameters that a baseline runs with, as far as they can differ between runs."""
     return dict(clustering) if name in ("stock", "frame by frame") else {}
-
-
-def reference_digest(file) -> str:
-    """Digest of reference and scored region: another one means results are stale.
-
-    Raises
-    ------
-    ValueError
-        If the file has no reference.
-    """
-    reference = file.get("annotation")
-    if reference is None:
-        raise ValueError(f"{file['uri']}: no reference (`annotation` in database.yml)")
-    text = reference.to_rttm() if reference else ""
-    annotated = file.get("annotated")
-    scored = [(s.start, s.end) for s in annotated] if annotated is not None else None
-    return hashlib.sha256(json.dumps([text, scored]).encode()).hexdigest()[:16]
 
 
 def _open(path: Path, protocol: str, subset: str) -> dict:

@@ -82,7 +82,7 @@ def apply(
     check_formats(wanted)  # before the models are loaded
     check_names(list(dict.fromkeys(files)))
 
-    from pyannote_weighter.benchmark import load_pipeline
+    from pyannote_weighter.pipelines.folders import load_pipeline
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 
     told = {

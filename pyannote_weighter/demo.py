@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pyannote_weighter.audio import in_memory
-from pyannote_weighter.benchmark import load_pipeline
 from pyannote_weighter.output import annotation_of, confidences, to_json, write_json, write_rttm
 from pyannote_weighter.pipelines.baselines import load_stock
+from pyannote_weighter.pipelines.folders import load_pipeline
 from pyannote_weighter.plots import plot_diarization
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 from pyannote_weighter.scoring import Score, score

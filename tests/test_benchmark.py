@@ -11,8 +11,8 @@ from pyannote.core import Annotation, Segment
 from rich.console import Console
 
 import pyannote_weighter.benchmark as module
-from pyannote_weighter.benchmark import benchmark, fingerprint, name_pipelines, protocol_files
-from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+from pyannote_weighter.benchmark import benchmark
+from pyannote_weighter.protocols import protocol_files
 from tests.dummy_pipeline import HalfAndHalf, write_pipeline
 
 PROTOCOL = "Tiny.SpeakerDiarization.Talk"
@@ -174,27 +174,6 @@ def test_errors_name_what_is_wrong(registry):
         list(protocol_files(PROTOCOL, registry, "train"))
     with pytest.raises(ValueError, match="must be train"):
         list(protocol_files(PROTOCOL, registry, "dev"))
-    with pytest.raises(FileNotFoundError, match="no such pipeline"):
-        fingerprint(registry.parent / "nowhere")
-
-
-def test_names_of_pipelines(tmp_path):
-    first, second = tmp_path / "a" / "pipeline", tmp_path / "b" / "pipeline"
-    assert list(name_pipelines([DEFAULT_PIPELINE, first, second])) == [
-        "Weighter (default)",
-        "Weighter (pipeline)",
-        "Weighter (b/pipeline)",
-    ]
-    with pytest.raises(ValueError, match="same name"):
-        name_pipelines([first, first, first])
-
-
-def test_fingerprint_sees_every_file(tmp_path):
-    folder = write_pipeline(tmp_path / "a")
-    before = fingerprint(folder)
-    (folder / "model").mkdir()
-    (folder / "model" / "weights").write_bytes(b"1")
-    assert before != fingerprint(folder) == fingerprint(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,65 @@
+"""Pipelines in folders: loading them, naming them, telling whether one has changed."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pyannote.audio import Pipeline
+
+from pyannote_weighter import __version__
+from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+
+
+def load_pipeline(pipeline: str | Path, device: str) -> Pipeline:
+    """Load a pipeline with pyannote, onto a device.
+
+    Parameters
+    ----------
+    pipeline : str or Path
+        Folder with a `config.yaml`, the file itself, or a name on the Hub ("owner/name").
+    device : str
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, and it cannot be a name on the Hub.
+    """
+    path = Path(pipeline)
+    is_hub_name = isinstance(pipeline, str) and pipeline.count("/") == 1 and not path.exists()
+    if not is_hub_name and not (path.is_file() or (path / "config.yaml").is_file()):
+        raise FileNotFoundError(f"{path}: no pipeline there: give a folder with a config.yaml")
+    loaded = Pipeline.from_pretrained(pipeline)
+    if loaded is None:
+        raise FileNotFoundError(f"{pipeline}: no such folder, and the Hub does not give it out")
+    return loaded.to(torch.device(device))
+
+
+def name_pipelines(pipelines: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Name each pipeline after its folder; a name that two would share gets the parent's too."""
+    named: dict[str, str | Path] = {}
+    for pipeline in pipelines:
+        path = Path(pipeline).resolve()
+        folder = path if path.suffix not in (".yml", ".yaml") else path.parent
+        is_default = folder == DEFAULT_PIPELINE.resolve()
+        name = "Weighter (default)" if is_default else f"Weighter ({folder.name})"
+        if name in named:
+            name = f"Weighter ({folder.parent.name}/{folder.name})"
+        if name in named:
+            raise ValueError(f"two pipelines have the same name: {name}; rename a folder")
+        named[name] = pipeline
+    return named
+
+
+def fingerprint(path: str | Path) -> str:
+    """Digest of all files of a pipeline's folder: another one means results are stale."""
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such pipeline (a folder with a config.yaml)")
+    digest = hashlib.sha256(__version__.encode())
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if "__pycache__" not in file.parts:
+            digest.update(str(file.relative_to(folder)).encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
