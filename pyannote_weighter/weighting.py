@@ -186,10 +186,10 @@ class Summary(NamedTuple):
     power: Tensor
     """(..., step, channel) mean squared distance to the center."""
     size: Tensor
-    """(step, 1) frames in each step; the last one may be shorter."""
+    """(step, 1) or, with padding, (..., step, 1) frames in each step; the last ones may be fewer."""
 
 
-def summarize(frames: Tensor, step: int) -> Summary:
+def summarize(frames: Tensor, step: int, mask: Tensor | None = None) -> Summary:
     """Average frames over steps, once for any number of poolings.
 
     Parameters
@@ -197,6 +197,8 @@ def summarize(frames: Tensor, step: int) -> Summary:
     frames : (..., time, channel) torch.Tensor
     step : int
         Frames in a step, at least 1.
+    mask : (..., time) bool torch.Tensor, optional
+        False on padding, which is counted in no step.
 
     Returns
     -------
@@ -204,19 +206,24 @@ def summarize(frames: Tensor, step: int) -> Summary:
         Of ceil(time / step) steps.
     """
     frames = full_precision(frames)
+    inside = frames.new_ones(frames.shape[-2], 1)
+    if mask is not None:
+        inside = mask.unsqueeze(-1).to(frames.dtype)
+        frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
     # distances to the mean of the file keep the difference of squares from cancelling later
-    center = frames.mean(-2, keepdim=True).detach()
-    frames = frames - center
-    num_frames = frames.shape[-2]
-    num_steps = -(-num_frames // step)
-    size = frames.new_full((num_steps, 1), step)
-    size[-1:] = num_frames - step * (num_steps - 1)
+    center = (frames.sum(-2, keepdim=True) / inside.sum(-2, keepdim=True).clamp(min=1.0)).detach()
+    frames = frames - center if mask is None else (frames - center) * inside
     if step == 1:
-        return Summary(center, frames, frames.square(), size)
-    missing = num_steps * step - num_frames
-    steps = torch.nn.functional.pad(frames, (0, 0, 0, missing)).unflatten(-2, (num_steps, step))
-    # (..., step, frame of the step, channel)
-    return Summary(center, steps.sum(-2) / size, steps.square().sum(-2) / size, size)
+        return Summary(center, frames, frames.square(), inside)
+
+    def total(values: Tensor) -> Tensor:
+        """(..., time, channel) to (..., step, channel)."""
+        padded = torch.nn.functional.pad(values, (0, 0, 0, -values.shape[-2] % step))
+        return padded.unflatten(-2, (-1, step)).sum(-2)
+
+    size = total(inside)
+    divisor = size.clamp(min=1.0)
+    return Summary(center, total(frames) / divisor, total(frames.square()) / divisor, size)
 
 
 def pool_summary(summary: Summary, weightings: Tensor, deviation: bool = True) -> Tensor:
@@ -249,7 +256,7 @@ def pool_summary(summary: Summary, weightings: Tensor, deviation: bool = True) -
         return mean + center * present
     power = _pool(power, weights)
     variance = power - mean.square()
-    unbias = (1.0 - (weights.square() / size).sum(-2)).clamp(min=_RESOLUTION).unsqueeze(-1)
+    unbias = (1.0 - (weights.square() / size.clamp(min=1.0)).sum(-2)).clamp(min=_RESOLUTION).unsqueeze(-1)
     # (..., slot, 1)
     # 1e-12 of the squared level: what is left of a constant channel after the subtraction
     floor = _RESOLUTION * power.detach() + 1e-12 * center.square() + torch.finfo(power.dtype).tiny

@@ -202,13 +202,15 @@ class Weighter(Model):
         weighted : Weighted
         """
         step = self.encoder.step
-        summary = summarize(frames, step)
+        summary = summarize(frames, step, mask)
         pooling = Pooling(
             embed=lambda x: self.project(self.backbone.embed_summary(summary, x)),
             embed_windows=self.backbone.embed_windows,
         )
         encoded = self.encoder(frames, summary, pooling, count=count, mask=mask)
         weightings = encoded.weightings[-1].repeat_interleave(step, dim=1)[:, : frames.shape[1]]
+        if mask is not None:  # the last step of a file may reach into its padding
+            weightings = weightings * mask.unsqueeze(-1)
         return Weighted(
             weightings=weightings,
             embeddings=encoded.embeddings[-1],

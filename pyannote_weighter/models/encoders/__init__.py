@@ -37,10 +37,13 @@ def get_encoder(encoder: str | dict, backbone, num_slots: int) -> Encoder:
     Raises
     ------
     ValueError
-        If there is no such encoder.
+        If there is no such encoder, or an option is none of its own.
     """
     options = {"name": encoder} if isinstance(encoder, str) else dict(encoder)
     name = options.pop("name", None)
     if name not in ENCODERS:
         raise ValueError(f"unknown encoder {name!r}: choose from {', '.join(ENCODERS)}")
-    return ENCODERS[name](backbone=backbone, num_slots=num_slots, **options)
+    try:
+        return ENCODERS[name](backbone=backbone, num_slots=num_slots, **options)
+    except TypeError as error:
+        raise ValueError(f"encoder {name!r} with options {options}: {error}") from error

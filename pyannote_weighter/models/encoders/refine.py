@@ -46,12 +46,14 @@ class TemporalSmoother(nn.Module):
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)
 
-    def forward(self, evidence: Tensor) -> Tensor:
+    def forward(self, evidence: Tensor, inside: Tensor | None = None) -> Tensor:
         """Smooth evidence over time.
 
         Parameters
         ----------
         evidence : (B, T, N, F) tensor
+        inside : (B, T) tensor, optional
+            0 on padding, which is then like what lies beyond the recording.
 
         Returns
         -------
@@ -60,7 +62,11 @@ class TemporalSmoother(nn.Module):
         B, T, N, num_features = evidence.shape
         x = evidence.permute(0, 2, 3, 1).reshape(B * N, num_features, T)  # (B * N, F, T)
         x = self.inlet(x)
+        kept = 1.0
+        if inside is not None:
+            kept = inside.repeat_interleave(N, dim=0)[:, None]  # (B * N, 1, T)
         for layer in self.layers:
+            x = x * kept
             x = x + F.gelu(layer(x))
         return self.outlet(x).reshape(B, N, T).transpose(1, 2)  # (B, T, N)
 
@@ -214,6 +220,7 @@ class SlotRefiner(nn.Module):
         speech: Tensor,
         single: Tensor,
         embed: Callable[[Tensor], Tensor],
+        inside: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Assign windows to slots.
 
@@ -227,6 +234,8 @@ class SlotRefiner(nn.Module):
             Probability that exactly one speaker talks, at most `speech`.
         embed : callable
             (B, T, N) weightings to (B, N, D) embeddings of the slots.
+        inside : (B, T) tensor, optional
+            0 on padding.
 
         Returns
         -------
@@ -275,7 +284,7 @@ class SlotRefiner(nn.Module):
                 ],
                 dim=-1,
             )  # (B, T, N, 7)
-            scores = scores + self.smoother(evidence)
+            scores = scores + self.smoother(evidence, inside)
             posterior = scores.softmax(dim=-1)
             weightings.append(posterior * speech[..., None])
             embedding = embed(weightings[-1])

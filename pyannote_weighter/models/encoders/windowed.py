@@ -29,9 +29,11 @@ class ActivityHead(nn.Module):
         self.convolution = nn.Conv1d(hidden, hidden, 9, padding=4)
         self.outlet = nn.Linear(hidden, 3)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Logits (B, T', 3) of frames (B, T', C)."""
+    def forward(self, frames: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Logits (B, T', 3) of frames (B, T', C); `inside` (B, T') is 0 on padding."""
         x = F.gelu(self.reduce(self.norm(frames)))  # (B, T', H)
+        if inside is not None:
+            x = x * inside[..., None]
         x = x + F.gelu(self.convolution(x.transpose(1, 2))).transpose(1, 2)
         return self.outlet(x)
 
@@ -78,8 +80,11 @@ class RefineEncoder(Encoder):
             window_step=self.step / frame_rate,
         )
 
-    def to_steps(self, x: Tensor) -> Tensor:
-        """Average (B, T, C) over steps: (B, S, C)."""
+    def to_steps(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Average (B, T, C) over steps, padding left out: (B, S, C)."""
+        if mask is not None:
+            kept = mask[..., None].to(x.dtype)
+            return self.to_steps(x * kept) / self.to_steps(kept).clamp_min(1e-6)
         return F.avg_pool1d(x.transpose(1, 2), self.step, ceil_mode=True).transpose(1, 2)
 
     def forward(
@@ -88,21 +93,25 @@ class RefineEncoder(Encoder):
         """Assign frames to slots; see `Encoder`."""
         with torch.no_grad():
             averages = summary.mean + summary.center  # (B, S, C)
-        activity = self.activity(averages)  # (B, S, 3)
+        inside = None
+        if mask is not None:
+            inside = (summary.size.squeeze(-1) > 0).to(averages.dtype)  # (B, S)
+        activity = self.activity(averages, inside)  # (B, S, 3)
         if count is None:
             _, one, several = activity.softmax(dim=-1).detach().unbind(dim=-1)
             speech, single = one + several, one
             weights = one.repeat_interleave(self.step, dim=1)[:, : frames.shape[1]]
         else:
             states = torch.stack([count >= 1, count == 1], dim=-1).to(averages.dtype)  # (B, T, 2)
-            speech, single = self.to_steps(states).unbind(dim=-1)  # (B, S)
+            speech, single = self.to_steps(states, mask).unbind(dim=-1)  # (B, S)
             weights = states[..., 1]
         # overlap and silence hardly count in a window that also holds one speaker alone
         weights = weights + 0.01  # (B, T)
         if mask is not None:
-            inside = self.to_steps(mask[..., None].to(averages.dtype)).squeeze(-1)
             speech, single, weights = speech * inside, single * inside, weights * mask
 
         windows = pooling.embed_windows(frames, weights, self.window, self.step)  # (B, S, D)
-        weightings, embeddings = self.refiner(windows, speech, single, embed=pooling.embed)
+        weightings, embeddings = self.refiner(
+            windows, speech, single, embed=pooling.embed, inside=inside
+        )
         return Encoded(weightings, embeddings, activity)
