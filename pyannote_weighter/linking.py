@@ -55,8 +55,8 @@ def link_slots(
         num_groups -= 1
 
     speakers = np.empty(num_slots, dtype=int)
-    groups = sorted((min(group), group) for group, kept in zip(members, alive, strict=True) if kept)
-    for speaker, (_, group) in enumerate(groups):
+    groups = [group for group, kept in zip(members, alive, strict=True) if kept]
+    for speaker, group in enumerate(sorted(groups, key=min)):
         speakers[list(group)] = speaker
     return speakers
 

@@ -186,7 +186,7 @@ class Summary(NamedTuple):
     power: Tensor
     """(..., step, channel) mean squared distance to the center."""
     size: Tensor
-    """(step, 1) or, with padding, (..., step, 1) frames in each step; the last ones may be fewer."""
+    """(step, 1) frames in each step, the last one may be shorter; (..., step, 1) with padding."""
 
 
 def summarize(frames: Tensor, step: int, mask: Tensor | None = None) -> Summary:
@@ -256,7 +256,8 @@ def pool_summary(summary: Summary, weightings: Tensor, deviation: bool = True) -
         return mean + center * present
     power = _pool(power, weights)
     variance = power - mean.square()
-    unbias = (1.0 - (weights.square() / size.clamp(min=1.0)).sum(-2)).clamp(min=_RESOLUTION).unsqueeze(-1)
+    squares = (weights.square() / size.clamp(min=1.0)).sum(-2).unsqueeze(-1)
+    unbias = (1.0 - squares).clamp(min=_RESOLUTION)
     # (..., slot, 1)
     # 1e-12 of the squared level: what is left of a constant channel after the subtraction
     floor = _RESOLUTION * power.detach() + 1e-12 * center.square() + torch.finfo(power.dtype).tiny

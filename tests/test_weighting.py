@@ -14,6 +14,8 @@ from pyannote_weighter.weighting import (
     normalize,
     pool_mean,
     pool_mean_std,
+    pool_summary,
+    summarize,
 )
 
 values = st.one_of(
@@ -280,6 +282,74 @@ def test_gradients_of_near_one_hot_slots_stay_small_through_a_sigmoid(strength):
     frames = torch.randn(1, 30, 8)
     pool_mean_std(frames, logits.sigmoid()).sum().backward()
     assert logits.grad.abs().max() < 30
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 35), st.sampled_from([0.0, -100.0]), st.integers(0, 99))
+def test_summary_pools_like_the_frames(num_frames, step, offset, seed):
+    torch.manual_seed(seed)
+    frames = offset + torch.randn(2, num_frames, 3)
+    num_steps = math.ceil(num_frames / step)
+    x = torch.rand(2, num_steps, 4)
+    x[:, :, 1] = 0.0
+    x[:, :, 2] = torch.eye(num_steps)[-1]  # the last step alone, which may be short
+    repeated = x.repeat_interleave(step, dim=1)[:, :num_frames]
+
+    summary = summarize(frames, step)
+    assert summary.mean.shape == summary.power.shape == (2, num_steps, 3)
+    assert summary.size.flatten().tolist()[:-1] == [step] * (num_steps - 1)
+    assert summary.size.sum() == num_frames
+    expected, tolerance = pool_mean_std(frames, repeated), {"rtol": 1e-3, "atol": 2e-3}
+    torch.testing.assert_close(pool_summary(summary, x), expected, **tolerance)
+    torch.testing.assert_close(expected, plain_mean_std(frames, repeated), **tolerance)
+    mean = pool_summary(summary, x, deviation=False)
+    torch.testing.assert_close(mean, pool_mean(frames, repeated), rtol=1e-4, atol=1e-4)
+    alone = pool_summary(summarize(frames[1], step), x[1])
+    torch.testing.assert_close(alone, pool_summary(summary, x)[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("step", [1, 4, 40])
+def test_summary_leaves_padding_out(step):
+    torch.manual_seed(0)
+    lengths = [23, 9, 1, 0]
+    frames = torch.randn(4, 23, 3)
+    mask = torch.arange(23) < torch.tensor(lengths)[:, None]
+    x = torch.rand(4, math.ceil(23 / step), 2, requires_grad=True)
+    summary = summarize(frames.masked_fill(~mask.unsqueeze(-1), torch.nan), step, mask)
+    pooled = pool_summary(summary, x)
+    for i, length in enumerate(lengths[:-1]):
+        alone = summarize(frames[i, :length], step)
+        num_steps = len(alone.size)
+        expected = pool_summary(alone, x[i, :num_steps])
+        torch.testing.assert_close(pooled[i], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(summary.size[i, :num_steps], alone.size)
+        assert (summary.size[i, num_steps:] == 0).all()
+    assert (pooled[-1] == 0).all()
+    pooled.sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_summary_gradients_are_right(step):
+    x = torch.rand(2, math.ceil(7 / step), 3, dtype=torch.float64, requires_grad=True)
+    frames = torch.randn(2, 7, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f, x: pool_summary(summarize(f, step), x), (frames, x))
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("kind", ["random", "constant", "zero"])
+def test_summary_gradients_are_finite(edge, kind):
+    torch.manual_seed(0)
+    x = EDGES[edge].view(1, -1, 1).clone().requires_grad_()
+    frames = {
+        "random": torch.randn(1, 19, 4),
+        "constant": torch.full((1, 19, 4), 3.7),
+        "zero": torch.zeros(1, 19, 4),
+    }[kind].requires_grad_()
+    pooled = pool_summary(summarize(frames, 3), x)
+    assert pooled.isfinite().all()
+    pooled.sum().backward()
+    assert x.grad.isfinite().all() and frames.grad.isfinite().all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

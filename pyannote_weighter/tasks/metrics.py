@@ -12,7 +12,7 @@ from pyannote_weighter.matching import assign
 
 
 class LikesMeanAveragePrecision(Metric):
-    """Do files that share a like have slots that look alike?
+    """Whether files that share a like have slots that look alike.
 
     Every file with known likes is a query; the other files are ranked by the best
     confidence-weighted cosine between a slot of theirs and a slot of the query; a file is relevant
@@ -39,7 +39,8 @@ class LikesMeanAveragePrecision(Metric):
         likes : list of names, or None where they are not known
         """
         unit = F.normalize(embeddings.detach().float(), dim=-1).cpu()
-        for slots, weights, names in zip(unit, confidence.detach().float().cpu(), likes, strict=True):
+        confidence = confidence.detach().float().cpu()
+        for slots, weights, names in zip(unit, confidence, likes, strict=True):
             if names is not None:
                 self.files.append((slots, weights, frozenset(names)))
 
@@ -57,7 +58,8 @@ class LikesMeanAveragePrecision(Metric):
                 continue
             similarity = torch.einsum("nd,mkd->mnk", own, slots)  # (M, N, N)
             similarity = similarity * own_weights[None, :, None] * weights[:, None, :]
-            score = similarity.amax(dim=(1, 2))
+            # torchmetrics takes scores of zero and less for files that were not found
+            score = similarity.amax(dim=(1, 2)).double() + 2.0
             keep = torch.arange(len(self.files)) != query
             precisions.append(retrieval_average_precision(score[keep], relevant[keep]))
         return torch.stack(precisions).mean() if precisions else torch.tensor(0.0)

@@ -42,6 +42,12 @@ def weighter(request) -> Weighter:
 
 
 @pytest.fixture(scope="module")
+def deviating() -> Weighter:
+    """Pools mean and deviation, where the others pool the mean alone."""
+    return small_weighter(backbone={"name": "campplus", "pretrained": False})
+
+
+@pytest.fixture(scope="module")
 def waveform(sample_audio) -> torch.Tensor:
     return load_waveform(sample_audio)
 
@@ -62,7 +68,9 @@ def test_shapes_and_range(weighter, num_samples):
     torch.testing.assert_close(weighted.effective_frames, effective_frames(weightings))
     # pooling of steps is pooling of the weightings that are handed out
     frames = weighter.backbone(waveforms)
-    torch.testing.assert_close(weighter.embed(frames, weightings), embeddings, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        weighter.embed(frames, weightings), embeddings, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_frames_in_time(weighter):
@@ -74,12 +82,20 @@ def test_frames_in_time(weighter):
 
 
 @pytest.mark.parametrize("with_count", [True, False])
-def test_padding_changes_nothing(weighter, with_count):
+def test_padding_changes_nothing(weighter, deviating, with_count):
+    assert_padding_changes_nothing(weighter, with_count)
+    assert_padding_changes_nothing(deviating, with_count)
+
+
+def assert_padding_changes_nothing(weighter: Weighter, with_count: bool) -> None:
+    channels = weighter.backbone.frame_dimension
     lengths = [203, 120, 61, 6, 1]
     torch.manual_seed(1)
-    files = [torch.randn(1, length, 48) for length in lengths]
+    files = [torch.randn(1, length, channels) for length in lengths]
     counts = [torch.randint(0, 3, (1, length)) for length in lengths]
-    batch = torch.full((len(lengths), max(lengths), 48), 30.0)  # padding that would be noticed
+    batch = torch.full(
+        (len(lengths), max(lengths), channels), 30.0
+    )  # padding that would be noticed
     count = torch.ones(len(lengths), max(lengths), dtype=torch.long)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     for i, length in enumerate(lengths):
@@ -98,6 +114,15 @@ def test_padding_changes_nothing(weighter, with_count):
             if alone.encoded.activity is not None:
                 activity = together.encoded.activity[i : i + 1, : alone.encoded.activity.shape[1]]
                 torch.testing.assert_close(activity, alone.encoded.activity, **close)
+
+
+def test_deviations_give_finite_gradients(deviating):
+    frames = torch.randn(2, 23, 512)
+    frames[0] = 0.5
+    weighted = deviating.weigh(frames, count=torch.tensor([[1] * 23, [0] * 22 + [1]]))
+    (weighted.embeddings.square().sum() + weighted.confidence.sum()).backward()
+    for name, parameter in deviating.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
 
 def test_mask_of_ones_changes_nothing(weighter):

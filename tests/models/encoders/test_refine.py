@@ -1,0 +1,98 @@
+"""Score, smooth, pool, repeat: on windows whose speakers are planted."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyannote_weighter.models.encoders.refine import SlotCompetition, SlotRefiner, TemporalSmoother
+from pyannote_weighter.weighting import normalize
+
+
+def mean_of(windows: torch.Tensor):
+    """Embeddings are weighted means of the windows."""
+    return lambda x: normalize(x).transpose(1, 2) @ windows
+
+
+def planted(turns: list[int], length: int = 20, dimension: int = 24) -> torch.Tensor:
+    """(1, turns * length, dimension) windows: one direction a speaker, and some noise."""
+    speakers = torch.linalg.qr(torch.randn(dimension, dimension))[0][: max(turns) + 1]
+    clean = speakers[torch.tensor(turns)].repeat_interleave(length, dim=0)
+    return (4 * clean + 0.3 * torch.randn_like(clean))[None]
+
+
+def test_finds_planted_speakers_untrained():
+    torch.manual_seed(0)
+    turns = [0, 1, 0, 2, 1, 2]
+    windows = planted(turns)
+    refiner = SlotRefiner(in_dimension=24, num_slots=3, dimension=24)
+    ones = torch.ones(windows.shape[:2])
+    weightings, embeddings = refiner(windows, ones, ones, embed=mean_of(windows))
+    assert len(weightings) == len(embeddings) == refiner.num_rounds
+    slot_of_turn = weightings[-1][0].unflatten(0, (6, 20))[:, 2:-2].argmax(-1)  # (turns, 16)
+    assert all(len(set(slots.tolist())) == 1 for slots in slot_of_turn)
+    slots = slot_of_turn[:, 0].tolist()
+    assert len(set(slots)) == 3
+    assert [slots[turns.index(t)] for t in turns] == slots
+
+
+def test_starts_are_far_apart_and_usable():
+    torch.manual_seed(0)
+    windows = F.normalize(planted([0, 1, 2, 3]), dim=-1)
+    usable = torch.ones(1, 80)
+    usable[:, :20] = 0.0  # nobody speaks alone in the first turn
+    starts = SlotRefiner(24, num_slots=3, dimension=24).start(windows, usable)
+    cosine = starts @ starts.transpose(1, 2) - torch.eye(3)
+    assert cosine.abs().max() < 0.4
+    centers = F.normalize(windows.unflatten(1, (4, 20)).mean(2), dim=-1)  # (1, turns, D)
+    closest = (starts @ centers.transpose(1, 2))[0].argmax(-1)
+    assert sorted(closest.tolist()) == [1, 2, 3]
+
+
+def test_speech_bounds_weightings():
+    torch.manual_seed(0)
+    windows, speech = torch.randn(2, 30, 24), torch.rand(2, 30)
+    refiner = SlotRefiner(24, num_slots=4, dimension=12)
+    weightings, _ = refiner(windows, speech, 0.5 * speech, embed=mean_of(windows))
+    for x in weightings:
+        torch.testing.assert_close(x.sum(-1), speech)
+
+
+def test_files_of_a_batch_do_not_meet():
+    torch.manual_seed(0)
+    windows, speech = torch.randn(3, 30, 24), torch.ones(3, 30)
+    refiner = SlotRefiner(24, num_slots=4, dimension=12)
+    torch.nn.init.normal_(refiner.smoother.outlet.weight)
+    torch.nn.init.normal_(refiner.competition.outlet.weight)
+    together, _ = refiner(windows, speech, speech, embed=mean_of(windows))
+    for i in range(3):
+        one = slice(i, i + 1)
+        alone, _ = refiner(windows[one], speech[one], speech[one], embed=mean_of(windows[one]))
+        torch.testing.assert_close(together[-1][one], alone[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_smoother_treats_slots_alike_and_padding_as_nothing():
+    torch.manual_seed(0)
+    smoother = TemporalSmoother(in_features=3, hidden=8)
+    assert (smoother(torch.randn(1, 9, 2, 3)) == 0).all()  # starts as doing nothing
+    torch.nn.init.normal_(smoother.outlet.weight)
+    evidence = torch.randn(2, 40, 5, 3)
+    scores = smoother(evidence)
+    order = torch.randperm(5)
+    torch.testing.assert_close(smoother(evidence[:, :, order]), scores[:, :, order])
+    inside = (torch.arange(40) < 25).float().expand(2, 40)
+    padded = smoother(evidence, inside)[:, :25]
+    torch.testing.assert_close(padded, smoother(evidence[:, :25]))
+
+
+@pytest.mark.parametrize("num_slots", [1, 4])
+def test_competition_ignores_empty_slots_and_itself(num_slots):
+    torch.manual_seed(0)
+    competition = SlotCompetition(hidden=8)
+    torch.nn.init.normal_(competition.outlet.weight)
+    means = F.normalize(torch.randn(2, num_slots, 6), dim=-1)
+    share = torch.zeros(2, num_slots)
+    share[:, 0] = 1.0  # all others are empty
+    one = torch.ones(2, num_slots)
+    bias = competition(means, means, share, one, share)
+    assert bias.shape == (2, num_slots)
+    assert (bias[:, 0] == 0).all() and (bias[:, 1:] != 0).all()

