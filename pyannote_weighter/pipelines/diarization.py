@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,37 @@ class WeighterOutput(DiarizeOutput):
             for label, c in self.confidence.items()
         }
         return super().serialize() | {"speakers": speakers}
+
+
+@dataclass
+class Slots:
+    """Slots of all windows of a file.
+
+    Attributes
+    ----------
+    weightings : list of (t, N) arrays
+        One per window; together they cover the file.
+    embeddings : (M, D) array
+    confidence, seconds : (M,) arrays
+    windows : (M,) array of int
+        Window of each slot.
+    """
+
+    weightings: list[np.ndarray]
+    embeddings: np.ndarray
+    confidence: np.ndarray
+    seconds: np.ndarray
+    windows: np.ndarray
+
+    def select(self, chosen: np.ndarray) -> Slots:
+        """Some of the slots, with the weightings of all."""
+        return Slots(
+            self.weightings,
+            self.embeddings[chosen],
+            self.confidence[chosen],
+            self.seconds[chosen],
+            self.windows[chosen],
+        )
 
 
 class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
@@ -213,7 +245,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
                     speaker_embeddings=np.zeros((0, self._weighter.hparams.dimension)),
                 )
             )
-        weightings = self.weigh(frames, speech, min_speakers, max_speakers)  # (T, K)
+        weightings = self.link(self.weigh(frames, speech), min_speakers, max_speakers)  # (T, K)
         hook("weightings", SlidingWindowFeature(weightings, self._weighter.frames))
         found = weightings.shape[1]
         if found < min_speakers:
@@ -264,74 +296,84 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         return count, frames
 
     @torch.inference_mode()
-    def weigh(
-        self,
-        frames: torch.Tensor,
-        speech: np.ndarray,
-        min_speakers: int = 1,
-        max_speakers: float = np.inf,
-    ) -> np.ndarray:
-        """Weigh the frames of a file, and turn slots into speakers.
+    def weigh(self, frames: torch.Tensor, speech: np.ndarray) -> Slots:
+        """Weigh the frames of a file, in windows that are not longer than `window`.
 
         Parameters
         ----------
         frames : (T, C) tensor
         speech : (T,) array
             Number of speakers in each frame.
+
+        Returns
+        -------
+        slots : Slots
+        """
+        frame_step = self._weighter.frames.step
+        num_windows = max(1, int(np.ceil(len(frames) * frame_step / self.window)))
+        bounds = np.linspace(0, len(frames), num_windows + 1).round().astype(int)
+        device = self._weighter.device
+        weighted = [
+            self._weighter.weigh(
+                frames[None, start:stop].to(device),
+                count=torch.from_numpy(speech[None, start:stop]).to(device),
+            )
+            for start, stop in itertools.pairwise(bounds)
+        ]
+        weightings = [w.weightings[0].cpu().numpy() for w in weighted]  # (t, N) each
+        return Slots(
+            weightings=weightings,
+            embeddings=torch.cat([w.embeddings[0] for w in weighted]).cpu().numpy(),
+            confidence=torch.cat([w.confidence[0] for w in weighted]).cpu().numpy(),
+            seconds=np.concatenate([w.sum(axis=0) for w in weightings]) * frame_step,
+            windows=np.repeat(np.arange(num_windows), self._weighter.hparams.num_slots),
+        )
+
+    def link(
+        self, slots: Slots, min_speakers: int = 1, max_speakers: float = np.inf
+    ) -> np.ndarray:
+        """Turn slots into speakers.
+
+        Parameters
+        ----------
+        slots : Slots
         min_speakers, max_speakers : int, optional
+            Bounds on the number of speakers; they go before the hyper-parameters.
 
         Returns
         -------
         weightings : (T, K) array
             One column a speaker.
         """
-        T = len(frames)
-        frame_step = self._weighter.frames.step
-        num_windows = max(1, int(np.ceil(T * frame_step / self.window)))
-        bounds = np.linspace(0, T, num_windows + 1).round().astype(int)
-        device = self._weighter.device
-
-        weightings, embeddings, confidences, windows = [], [], [], []
-        for index, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-            weighted = self._weighter.weigh(
-                frames[None, start:stop].to(device),
-                count=torch.from_numpy(speech[None, start:stop]).to(device),
-            )
-            weightings.append(weighted.weightings[0].cpu().numpy())  # (t, N)
-            embeddings.append(weighted.embeddings[0].cpu().numpy())  # (N, D)
-            confidences.append(weighted.confidence[0].cpu().numpy())  # (N,)
-            windows.append(np.full(len(confidences[-1]), index))
-        seconds = np.concatenate([w.sum(axis=0) for w in weightings]) * frame_step  # (M,)
-        embeddings, confidences = np.concatenate(embeddings), np.concatenate(confidences)
-        windows = np.concatenate(windows)
-
-        kept = (confidences >= self.weighter.threshold) & (seconds >= frame_step)
+        audible = slots.seconds >= self._weighter.frames.step
+        kept = audible & (slots.confidence >= self.weighter.threshold)
         if kept.sum() < min_speakers:  # take the best of those that were left out
-            order = np.argsort(-confidences * (seconds >= frame_step))
-            kept = np.isin(np.arange(len(kept)), order[: int(min_speakers)])
-            kept &= seconds >= frame_step
-        slots = np.flatnonzero(kept)
-        speakers = self._speakers(
-            embeddings[slots], seconds[slots], windows[slots], min_speakers, max_speakers
-        )
+            best = np.argsort(-slots.confidence * audible, kind="stable")[: int(min_speakers)]
+            kept[best] = audible[best]
+        chosen = np.flatnonzero(kept)
+        speakers = self._speakers(slots.select(chosen), min_speakers, max_speakers)
 
-        K = speakers.max() + 1
-        merged = np.zeros((T, K), dtype=np.float32)
         num_slots = self._weighter.hparams.num_slots
-        for slot, speaker in zip(slots, speakers, strict=True):
+        starts = np.cumsum([0] + [len(w) for w in slots.weightings])
+        merged = np.zeros((starts[-1], speakers.max() + 1), dtype=np.float32)
+        for slot, speaker in zip(chosen, speakers, strict=True):
             if speaker >= 0:
                 window, column = divmod(slot, num_slots)
-                merged[bounds[window] : bounds[window + 1], speaker] += weightings[window][
-                    :, column
-                ]
+                part = slots.weightings[window][:, column]
+                merged[starts[window] : starts[window + 1], speaker] += part
         return merged
 
-    def _speakers(self, embeddings, seconds, windows, min_speakers, max_speakers) -> np.ndarray:
+    def _speakers(self, slots: Slots, min_speakers: int, max_speakers: float) -> np.ndarray:
         """Speaker of each slot, or -1 for those who speak too little."""
         speakers = link_slots(
-            embeddings, seconds, windows, self.weighter.merge, min_speakers, max_speakers
+            slots.embeddings,
+            slots.seconds,
+            slots.windows,
+            self.weighter.merge,
+            min_speakers,
+            max_speakers,
         )
-        held = np.bincount(speakers, weights=seconds)
+        held = np.bincount(speakers, weights=slots.seconds)
         keep = held >= self.weighter.min_duration
         least = int(min(max(min_speakers, 1), len(held)))
         keep[np.argsort(-held, kind="stable")[:least]] = True
