@@ -6,23 +6,20 @@ import numpy as np
 def link_slots(
     embeddings: np.ndarray,
     seconds: np.ndarray,
-    windows: np.ndarray,
     threshold: float,
     min_speakers: int = 1,
     max_speakers: float = np.inf,
 ) -> np.ndarray:
     """Merge slots, the most similar pair first, as centroid linkage does.
 
-    Slots of one window that were told apart there are merged only while they are more similar than
-    the threshold, or when there must be fewer speakers.
+    Slots of one window may merge too: the Weighter has more slots than there are speakers, and can
+    leave two on the same one.
 
     Parameters
     ----------
     embeddings : (M, D) array
     seconds : (M,) array
         Speech of each slot: centroids are weighted by it.
-    windows : (M,) array of int
-        Window of each slot.
     threshold : float
         Least cosine between the centroids of two merged groups.
     min_speakers, max_speakers : int, optional

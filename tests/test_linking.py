@@ -48,9 +48,8 @@ def test_against_slow_reference(num_slots, threshold, least, more, seed):
     )
     embeddings *= rng.uniform(0.1, 10, (num_slots, 1))
     seconds = rng.uniform(0, 9, num_slots)
-    windows = rng.integers(0, 3, num_slots)
     most = least + more if more < 8 else np.inf
-    found = link_slots(embeddings, seconds, windows, threshold, least, most)
+    found = link_slots(embeddings, seconds, threshold, least, most)
     assert found.tolist() == slow_link(embeddings, seconds, threshold, least, most)
     assert min(least, num_slots) <= len(set(found)) <= most
 
@@ -60,8 +59,7 @@ def test_planted_speakers_over_windows():
     speakers = np.linalg.qr(rng.standard_normal((16, 16)))[0][:4]
     truth = np.array([2, 0, 1, 0, 2, 3, 1, 2, 3])
     embeddings = 3 * speakers[truth] + 0.3 * rng.standard_normal((9, 16))
-    windows = np.repeat([0, 1, 2], 3)
-    found = link_slots(embeddings, np.full(9, 5.0), windows, threshold=0.5)
+    found = link_slots(embeddings, np.full(9, 5.0), threshold=0.5)
     assert found.tolist() == [0, 1, 2, 1, 0, 3, 2, 0, 3]  # by first appearance
 
 
@@ -70,36 +68,35 @@ def test_centroids_are_weighted_by_speech():
     angles = np.radians([0, 40, 85])
     embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     for seconds, groups in (([99.0, 1.0, 1.0], [0, 0, 1]), ([1.0, 99.0, 1.0], [0, 0, 0])):
-        found = link_slots(embeddings, np.array(seconds), np.zeros(3, int), threshold=0.6)
+        found = link_slots(embeddings, np.array(seconds), threshold=0.6)
         assert found.tolist() == groups
 
 
 def test_bounds_go_before_the_threshold():
-    embeddings, seconds, windows = np.eye(5), np.ones(5), np.arange(5)
+    embeddings, seconds = np.eye(5), np.ones(5)
     for most in (1, 2, 4):
-        found = link_slots(embeddings, seconds, windows, threshold=0.9, max_speakers=most)
+        found = link_slots(embeddings, seconds, threshold=0.9, max_speakers=most)
         assert len(set(found)) == most
     same = np.ones((5, 3))
     for least in (2, 4, 5):
-        found = link_slots(same, seconds, windows, threshold=0.1, min_speakers=least)
+        found = link_slots(same, seconds, threshold=0.1, min_speakers=least)
         assert len(set(found)) == least
     # more than there are slots cannot be had
-    assert len(set(link_slots(same, seconds, windows, threshold=0.1, min_speakers=9))) == 5
+    assert len(set(link_slots(same, seconds, threshold=0.1, min_speakers=9))) == 5
 
 
 @pytest.mark.parametrize("num_slots", [0, 1, 4])
 def test_few_slots_and_zero_embeddings(num_slots):
     embeddings, seconds = np.zeros((num_slots, 8)), np.zeros(num_slots)
-    windows = np.zeros(num_slots, dtype=int)
     with np.errstate(all="raise"):
-        found = link_slots(embeddings, seconds, windows, threshold=0.5)
+        found = link_slots(embeddings, seconds, threshold=0.5)
     assert found.tolist() == list(range(num_slots))  # nothing is like them
-    together = link_slots(embeddings, seconds, windows, threshold=0.5, max_speakers=1)
+    together = link_slots(embeddings, seconds, threshold=0.5, max_speakers=1)
     assert together.tolist() == [0] * num_slots
 
 
 def test_inputs_are_left_alone():
     embeddings, seconds = np.random.default_rng(0).standard_normal((6, 4)), np.ones(6)
     before = embeddings.copy()
-    link_slots(embeddings, seconds, np.zeros(6, int), threshold=-1.0)
+    link_slots(embeddings, seconds, threshold=-1.0)
     assert (embeddings == before).all() and (seconds == 1).all()

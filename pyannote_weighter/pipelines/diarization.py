@@ -73,15 +73,12 @@ class Slots:
         One per window; together they cover the file.
     embeddings : (M, D) array
     confidence, seconds : (M,) arrays
-    windows : (M,) array of int
-        Window of each slot.
     """
 
     weightings: list[np.ndarray]
     embeddings: np.ndarray
     confidence: np.ndarray
     seconds: np.ndarray
-    windows: np.ndarray
 
     def select(self, chosen: np.ndarray) -> Slots:
         """Some of the slots, with the weightings of all."""
@@ -90,7 +87,6 @@ class Slots:
             self.embeddings[chosen],
             self.confidence[chosen],
             self.seconds[chosen],
-            self.windows[chosen],
         )
 
 
@@ -326,7 +322,6 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             embeddings=torch.cat([w.embeddings[0] for w in weighted]).cpu().numpy(),
             confidence=torch.cat([w.confidence[0] for w in weighted]).cpu().numpy(),
             seconds=np.concatenate([w.sum(axis=0) for w in weightings]) * frame_step,
-            windows=np.repeat(np.arange(num_windows), self._weighter.hparams.num_slots),
         )
 
     def link(
@@ -368,7 +363,6 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         speakers = link_slots(
             slots.embeddings,
             slots.seconds,
-            slots.windows,
             self.weighter.merge,
             min_speakers,
             max_speakers,
