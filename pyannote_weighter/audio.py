@@ -16,6 +16,8 @@ from pyannote.audio import Audio
 from pyannote.audio.core.io import AudioFile
 from torch import Tensor
 
+AUDIO_KEYS = ("audio", "waveform", "sample_rate", "channel", "uri")
+
 
 def in_memory(file: AudioFile) -> dict:
     """Read a file into memory, in a form that pyannote takes everywhere.
@@ -99,6 +101,8 @@ def load_waveform(file: AudioFile, sample_rate: int = 16000) -> Tensor:
     waveform : (1, samples) torch.Tensor
         float32.
     """
+    if isinstance(file, Mapping):  # other keys of a protocol file may be costly, or fail
+        file = {key: file[key] for key in AUDIO_KEYS if key in file}
     loaded = in_memory(file)
     waveform = loaded["waveform"].mean(dim=0, keepdim=True)
     if loaded["sample_rate"] == sample_rate:

@@ -59,6 +59,11 @@ def extract(
     for file in track(missing, description="frames", disable=not missing, transient=True):
         waveform = load_waveform(file, sample_rate=model.hparams.sample_rate)  # (1, S)
         frames = window_frames(model.backbone, waveform)  # (T, C)
+        if not len(frames):
+            raise ValueError(
+                f"{file['uri']}: {waveform.shape[1]} samples are too short for one frame: leave "
+                "the file out of the protocol"
+            )
         count = None
         if segmentation is not None:
             audio = {"waveform": waveform, "sample_rate": model.hparams.sample_rate}

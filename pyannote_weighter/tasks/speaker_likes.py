@@ -8,17 +8,19 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from pyannote.audio import Model
-from pyannote.audio.core.task import Task
+from pyannote.audio.core.task import Task, TrainDataset
 from pyannote.audio.utils.random import create_rng_for_worker
 from pyannote.core import Segment
 from pyannote.database.protocol.protocol import Protocol
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
 from torchmetrics import Metric
 
 from pyannote_weighter.assignment import top_speakers
@@ -144,6 +146,11 @@ class SpeakerLikes(Task):
         os.replace(temporary, self.cache)
 
     def _check(self, training: list) -> None:
+        if self.model.hparams.freeze is False:
+            raise ValueError(
+                "SpeakerLikes trains on frames computed beforehand: the backbone must be frozen "
+                "(freeze=True)"
+            )
         name = self.protocol.name
         if not training:
             raise ValueError(
@@ -194,11 +201,6 @@ class SpeakerLikes(Task):
 
     def setup_loss_func(self) -> None:
         """Add the classifier of the training speakers to the model."""
-        if self.model.hparams.freeze is False:
-            raise ValueError(
-                "SpeakerLikes trains on frames computed beforehand: the backbone must be frozen "
-                "(freeze=True)"
-            )
         self.model.loss_func = NormalizedSoftmaxLoss(
             num_classes=len(self.speaker_index),
             embedding_size=self.model.hparams.dimension,
@@ -244,15 +246,18 @@ class SpeakerLikes(Task):
         """Every file once, in random order, half of them spliced with another one."""
         rng = create_rng_for_worker(self.model)
         entries = self.prepared_data["train"]
-        worker = torch.utils.data.get_worker_info()
-        order = list(range(len(entries)))
         # the same order in all processes, each of which takes its share
-        np.random.default_rng(self.model.current_epoch).shuffle(order)
-        share = (worker.id if worker else 0) + self.model.global_rank * (
-            worker.num_workers if worker else 1
-        )
-        shares = (worker.num_workers if worker else 1) * self.trainer.world_size
-        for index in order[share::shares]:
+        order = np.random.default_rng(self.model.current_epoch).permutation(len(entries))
+        world_size = self.trainer.world_size
+        share = np.resize(order, self.train__len__() * world_size)[
+            self.model.global_rank :: world_size
+        ]
+        # a worker fills batches of its own: it takes whole ones, so that only the last is smaller
+        worker = get_worker_info()
+        batches = range(0, len(share), self.batch_size)
+        if worker is not None:
+            batches = batches[worker.id :: worker.num_workers]
+        for index in (i for start in batches for i in share[start : start + self.batch_size]):
             sample = self._random_crop(entries[index], rng)
             if rng.random() < self.splice:
                 other = self._random_crop(entries[rng.randrange(len(entries))], rng)
@@ -262,6 +267,20 @@ class SpeakerLikes(Task):
     def train__len__(self) -> int:
         """Number of training files of one process."""
         return math.ceil(len(self.prepared_data["train"]) / self.trainer.world_size)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of all files: upstream drops the last one, and with it whole small corpora."""
+        return DataLoader(
+            TrainDataset(self),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            collate_fn=partial(self.collate_fn, stage="train"),
+        )
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Batches of the development files; nothing where there are none."""
+        return super().val_dataloader() if self.has_validation else []
 
     def collate_fn(self, batch: list[dict], stage: str = "train") -> dict:
         """Pad files to the same number of frames.

