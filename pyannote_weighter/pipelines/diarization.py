@@ -212,7 +212,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             Bounds on the number of speakers.
         hook : callable, optional
             Called as upstream does after the steps "segmentation", "speaker_counting",
-            "embeddings" (frames of the backbone), "weightings" and "discrete_diarization".
+            "embeddings" (frames of the backbone), "weightings", "discrete_diarization" and
+            "speaker_embeddings".
 
         Returns
         -------
@@ -417,6 +418,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         with torch.inference_mode():
             embeddings = self._weighter.embed(frames[None].to(x.device), x)[0].cpu().numpy()
             c = confidence(x)[0].cpu().numpy()
+        hook("speaker_embeddings", embeddings)
         seconds = weightings.sum(axis=0) * self._weighter.frames.step
         return WeighterOutput(
             speaker_diarization=self._annotation(discrete, names, uri),
