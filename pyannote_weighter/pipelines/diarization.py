@@ -237,13 +237,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
 
         speech = sample_nearest(count, self._weighter.frames, len(frames))[:, 0]  # (T,)
         if not speech.any():
-            return self._answer(
-                WeighterOutput(
-                    speaker_diarization=Annotation(uri=uri),
-                    exclusive_speaker_diarization=Annotation(uri=uri),
-                    speaker_embeddings=np.zeros((0, self._weighter.hparams.dimension)),
-                )
-            )
+            return self._answer(self._nobody(uri))
         weightings = self.link(self.weigh(frames, speech), min_speakers, max_speakers)  # (T, K)
         hook("weightings", SlidingWindowFeature(weightings, self._weighter.frames))
         output = self.reconstruct(weightings, count, frames, max_speakers, uri, hook)
@@ -258,6 +252,13 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
 
     def _answer(self, output: WeighterOutput) -> WeighterOutput | Annotation:
         return output.speaker_diarization if self.legacy or self.training else output
+
+    def _nobody(self, uri: str | None) -> WeighterOutput:
+        return WeighterOutput(
+            speaker_diarization=Annotation(uri=uri),
+            exclusive_speaker_diarization=Annotation(uri=uri),
+            speaker_embeddings=np.zeros((0, self._weighter.hparams.dimension)),
+        )
 
     def compute(
         self, file: AudioFile, hook: Callable
@@ -416,6 +417,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         diarization = self._annotation(discrete, uri)
         # speakers who are given no time at all get no name
         spoken = sorted(diarization.labels())
+        if not spoken:
+            return self._nobody(uri)
         names = dict(zip(spoken, self.classes(), strict=False))
 
         weightings = weightings[:, spoken]

@@ -396,19 +396,26 @@ def test_slots_that_are_all_empty(pipeline, min_speakers):
     assert pipeline.link(slots, min_speakers=min_speakers).shape == (100, 1)
 
 
-def test_speaker_without_any_time_has_no_name(pipeline):
-    """The last frame alone makes no turn: embeddings must not be shifted by it."""
+def reconstruct(pipeline, weightings, count) -> WeighterOutput:
+    """From weightings and counts of 100 frames."""
     frames = torch.randn(100, pipeline._weighter.backbone.frame_dimension)
-    window = pipeline._weighter.frames
-    weightings = np.tile(np.float32([0.1, 0.9, 0.0]), (100, 1))
-    weightings[-1] = [0.9, 0.1, 0.0]
-    count = SlidingWindowFeature(np.ones((100, 1), dtype=np.uint8), window)
-    output = pipeline.reconstruct(
+    count = SlidingWindowFeature(np.uint8(count).reshape(100, 1), pipeline._weighter.frames)
+    return pipeline.reconstruct(
         weightings, count, frames, np.inf, "made", lambda *args, **options: None
     )
+
+
+def test_speaker_without_any_time_has_no_name(pipeline):
+    """The last frame alone makes no turn: embeddings must not be shifted by it."""
+    weightings = np.tile(np.float32([0.1, 0.9, 0.0]), (100, 1))
+    weightings[-1] = [0.9, 0.1, 0.0]
+    output = reconstruct(pipeline, weightings, [1] * 100)
     assert output.speaker_diarization.labels() == ["SPEAKER_00"] == list(output.confidence)
     assert output.speaker_embeddings.shape == (1, 256)
     assert output.confidence["SPEAKER_00"] == pytest.approx(0.9, abs=0.01)
+
+    nobody = reconstruct(pipeline, weightings, [0] * 99 + [1])
+    assert not nobody.speaker_diarization and nobody.speaker_embeddings.shape == (0, 256)
 
 
 # -- as upstream's pipelines ----------------------------------------------------------------------
