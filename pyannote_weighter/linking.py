@@ -1,5 +1,9 @@
 """Slots to speakers: which slots, of one window or of several, are one person."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import numpy as np
 
 
@@ -62,3 +66,90 @@ def _cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     first = first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-9)
     second = second / np.maximum(np.linalg.norm(second, axis=1, keepdims=True), 1e-9)
     return first @ second.T
+
+
+@dataclass
+class Slots:
+    """Slots of all windows of a file.
+
+    Attributes
+    ----------
+    weightings : list of (t, N) arrays
+        One per window; together they cover the file.
+    embeddings : (M, D) array
+    confidence, seconds : (M,) arrays
+    """
+
+    weightings: list[np.ndarray]
+    embeddings: np.ndarray
+    confidence: np.ndarray
+    seconds: np.ndarray
+
+    def speakers(
+        self,
+        threshold: float,
+        merge: float,
+        min_duration: float,
+        min_speakers: int = 1,
+        max_speakers: float = np.inf,
+        least_seconds: float = 0.02,
+    ) -> np.ndarray:
+        """Turn slots into speakers.
+
+        Parameters
+        ----------
+        threshold : float
+            Slots with less confidence are no speakers.
+        merge : float
+            See `link_slots`.
+        min_duration : float
+            Speakers with less speech, in seconds, are dropped.
+        min_speakers, max_speakers : int, optional
+            Bounds on the number of speakers; they go before the other parameters.
+        least_seconds : float, optional
+            Slots with less speech are never speakers.
+
+        Returns
+        -------
+        weightings : (T, K) array
+            One column a speaker.
+        """
+        audible = self.seconds >= least_seconds
+        audible[self.seconds.argmax()] = True  # there is speech: someone has it
+        kept = audible & (self.confidence >= threshold)
+        if kept.sum() < min_speakers:  # take the best of those that were left out
+            best = np.argsort(-self.confidence * audible, kind="stable")[: int(min_speakers)]
+            kept[best] = audible[best]
+        kept = np.flatnonzero(kept)
+
+        groups = link_slots(
+            self.embeddings[kept], self.seconds[kept], merge, min_speakers, max_speakers
+        )
+        held = np.bincount(groups, weights=self.seconds[kept])
+        stays = held >= min_duration
+        least = int(min(max(min_speakers, 1), len(held)))
+        stays[np.argsort(-held, kind="stable")[:least]] = True
+        speaker_of = np.full(len(self.seconds), -1)
+        speaker_of[kept] = np.where(stays, np.cumsum(stays) - 1, -1)[groups]
+
+        # where nobody is left in a window, its speech goes to the speakers that sound most alike
+        windows = np.repeat(np.arange(len(self.weightings)), self.weightings[0].shape[1])
+        deserted = ~np.isin(windows, windows[speaker_of >= 0]) & audible
+        if deserted.any():
+            known = speaker_of >= 0
+            sums = np.zeros((speaker_of.max() + 1, self.embeddings.shape[1]))
+            weighted = self.embeddings * self.seconds[:, None]
+            np.add.at(sums, speaker_of[known], weighted[known])
+            nearest = _cosine(self.embeddings[deserted], sums).argmax(axis=1)
+            speaker_of[deserted] = nearest
+        return self._merge(windows, speaker_of)
+
+    def _merge(self, windows: np.ndarray, speaker_of: np.ndarray) -> np.ndarray:
+        """Add the weightings of the slots of each speaker."""
+        stops = np.cumsum([len(part) for part in self.weightings])
+        merged = np.zeros((stops[-1], speaker_of.max() + 1), dtype=np.float32)
+        for window, (part, stop) in enumerate(zip(self.weightings, stops, strict=True)):
+            speakers = speaker_of[windows == window]
+            for column in np.flatnonzero(speakers >= 0):
+                merged[stop - len(part) : stop, speakers[column]] += part[:, column]
+        return merged

@@ -204,7 +204,7 @@ class Weighter(Model):
         step = self.encoder.step
         summary = summarize(frames, step, mask)
         pooling = Pooling(
-            embed=lambda x: self.project(self.backbone.embed_summary(summary, x)),
+            embed=lambda x: self.backbone.embed_summary(summary, x),
             embed_windows=self.backbone.embed_windows,
         )
         encoded = self.encoder(frames, summary, pooling, count=count, mask=mask)
@@ -213,7 +213,7 @@ class Weighter(Model):
             weightings = weightings * mask.unsqueeze(-1)
         return Weighted(
             weightings=weightings,
-            embeddings=encoded.embeddings[-1],
+            embeddings=self.project(encoded.embeddings[-1]),
             confidence=confidence(weightings),
             effective_frames=effective_frames(weightings),
             encoded=encoded,

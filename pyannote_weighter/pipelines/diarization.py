@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from pyannote.audio import Model, Pipeline
 from pyannote.audio.core.io import AudioFile
-from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
 from pyannote.audio.pipelines.utils import get_model
 from pyannote.audio.pipelines.utils.diarization import SpeakerDiarizationMixin
 from pyannote.core import Annotation, SlidingWindowFeature
@@ -22,9 +20,10 @@ from pyannote.pipeline.parameter import ParamDict, Uniform
 
 from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.audio import load_waveform
-from pyannote_weighter.linking import link_slots
+from pyannote_weighter.linking import Slots
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
+from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.segmentation import (
     count_speakers,
     get_segmentation,
@@ -34,60 +33,6 @@ from pyannote_weighter.segmentation import (
 from pyannote_weighter.weighting import confidence
 
 CACHE = "training_cache/weighter"
-
-
-@dataclass
-class WeighterOutput(DiarizeOutput):
-    """Upstream's output, and what the weightings tell beyond it.
-
-    Attributes
-    ----------
-    confidence : dict
-        Confidence of each speaker: c = sum X^2 / sum X of their weighting.
-    seconds : dict
-        Seconds of speech behind that confidence: the sum of the weighting.
-    weightings : SlidingWindowFeature or None
-        (frames, speakers), in the order of `speaker_diarization.labels()`.
-    """
-
-    confidence: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    weightings: SlidingWindowFeature | None = None
-
-    def serialize(self) -> dict:
-        """Upstream's serialization, with the confidence of each speaker."""
-        speakers = {
-            label: {"confidence": round(c, 4), "seconds": round(self.seconds[label], 2)}
-            for label, c in self.confidence.items()
-        }
-        return super().serialize() | {"speakers": speakers}
-
-
-@dataclass
-class Slots:
-    """Slots of all windows of a file.
-
-    Attributes
-    ----------
-    weightings : list of (t, N) arrays
-        One per window; together they cover the file.
-    embeddings : (M, D) array
-    confidence, seconds : (M,) arrays
-    """
-
-    weightings: list[np.ndarray]
-    embeddings: np.ndarray
-    confidence: np.ndarray
-    seconds: np.ndarray
-
-    def select(self, chosen: np.ndarray) -> Slots:
-        """Some of the slots, with the weightings of all."""
-        return Slots(
-            self.weightings,
-            self.embeddings[chosen],
-            self.confidence[chosen],
-            self.seconds[chosen],
-        )
 
 
 class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
@@ -345,40 +290,12 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         weightings : (T, K) array
             One column a speaker.
         """
-        audible = slots.seconds >= self._weighter.frames.step
-        audible[slots.seconds.argmax()] = True  # there is speech: someone has it
-        kept = audible & (slots.confidence >= self.weighter.threshold)
-        if kept.sum() < min_speakers:  # take the best of those that were left out
-            best = np.argsort(-slots.confidence * audible, kind="stable")[: int(min_speakers)]
-            kept[best] = audible[best]
-        chosen = np.flatnonzero(kept)
-        speakers = self._speakers(slots.select(chosen), min_speakers, max_speakers)
-
-        num_slots = self._weighter.hparams.num_slots
-        starts = np.cumsum([0] + [len(w) for w in slots.weightings])
-        merged = np.zeros((starts[-1], speakers.max() + 1), dtype=np.float32)
-        for slot, speaker in zip(chosen, speakers, strict=True):
-            if speaker >= 0:
-                window, column = divmod(slot, num_slots)
-                part = slots.weightings[window][:, column]
-                merged[starts[window] : starts[window + 1], speaker] += part
-        return merged
-
-    def _speakers(self, slots: Slots, min_speakers: int, max_speakers: float) -> np.ndarray:
-        """Speaker of each slot, or -1 for those who speak too little."""
-        speakers = link_slots(
-            slots.embeddings,
-            slots.seconds,
-            self.weighter.merge,
-            min_speakers,
-            max_speakers,
+        return slots.speakers(
+            **dict(self.weighter),
+            min_speakers=min_speakers,
+            max_speakers=max_speakers,
+            least_seconds=self._weighter.frames.step,
         )
-        held = np.bincount(speakers, weights=slots.seconds)
-        keep = held >= self.weighter.min_duration
-        least = int(min(max(min_speakers, 1), len(held)))
-        keep[np.argsort(-held, kind="stable")[:least]] = True
-        renumbered = np.where(keep, np.cumsum(keep) - 1, -1)
-        return renumbered[speakers]
 
     def reconstruct(
         self,

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from pyannote.audio import Model
 from pyannote.audio.core.task import Task, TrainDataset
 from pyannote.audio.utils.random import create_rng_for_worker
-from pyannote.core import Segment
 from pyannote.database.protocol.protocol import Protocol
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 from torch import Tensor
@@ -31,6 +29,13 @@ from pyannote_weighter.tasks.extraction import extract, extractor_id
 from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate, LikesMeanAveragePrecision
 from pyannote_weighter.tasks.prototypes import shared_prototypes
+from pyannote_weighter.tasks.samples import (
+    check_likes,
+    collate,
+    discretize,
+    reference_entry,
+    splice,
+)
 from pyannote_weighter.weighting import confidence
 
 ACTIVITY = ("silence", "one speaker", "several speakers")
@@ -118,8 +123,13 @@ class SpeakerLikes(Task):
 
     def prepare_data(self) -> None:
         """Compute missing frames and list the files; runs in one process only."""
+        if self.model.hparams.freeze is False:
+            raise ValueError(
+                "SpeakerLikes trains on frames computed beforehand: the backbone must be frozen "
+                "(freeze=True)"
+            )
         training = [file for file in self.protocol.train() if file.get("likes") is not None]
-        self._check(training)
+        check_likes(self.protocol.name, training)
         development = list(self.protocol.development()) if self.has_validation else []
 
         segmentation = None
@@ -135,7 +145,7 @@ class SpeakerLikes(Task):
             "extractor": frame_cache.extractor_id,
             "speakers": sorted({name for file in training for name in file["likes"]}),
             "train": [{"uri": f["uri"], "likes": sorted(set(f["likes"]))} for f in training],
-            "development": [self._development_entry(file) for file in development],
+            "development": [reference_entry(file) for file in development],
         }
         if self.cache is None:
             self.cache = Path(tempfile.mkdtemp()) / "prepared.npz"
@@ -144,46 +154,6 @@ class SpeakerLikes(Task):
         with open(temporary, "wb") as stream:
             np.savez(stream, **{key: np.array(json.dumps(v)) for key, v in prepared.items()})
         os.replace(temporary, self.cache)
-
-    def _check(self, training: list) -> None:
-        if self.model.hparams.freeze is False:
-            raise ValueError(
-                "SpeakerLikes trains on frames computed beforehand: the backbone must be frozen "
-                "(freeze=True)"
-            )
-        name = self.protocol.name
-        if not training:
-            raise ValueError(
-                f"no training file of {name} has likes: list its files in the .likes file that "
-                "the protocol names under `likes:`"
-            )
-        if any(file.get("scope") == "file" for file in training):
-            raise ValueError(
-                f"{name} has `scope: file`: likes teach only when a name means the same speaker "
-                "in every file; set `scope: database` or `scope: global`"
-            )
-        repeated = Counter(uri for uri in (file["uri"] for file in training))
-        twice = [uri for uri, times in repeated.items() if times > 1]
-        if twice:
-            raise ValueError(f"{name} lists {twice[0]!r} more than once in its training files")
-        files_of = Counter(speaker for file in training for speaker in set(file["likes"]))
-        if not any(times > 1 for times in files_of.values()):
-            raise ValueError(
-                f"no speaker of {name} is liked in two files: a speaker who is liked in one file "
-                "only teaches nothing; tag the same speakers in more files"
-            )
-
-    @staticmethod
-    def _development_entry(file) -> dict:
-        annotation, likes = file.get("annotation"), file.get("likes")
-        turns = None
-        if annotation is not None:
-            turns = [
-                [turn.start, turn.end, str(speaker)]
-                for turn, _, speaker in annotation.itertracks(yield_label=True)
-            ]
-        likes = None if likes is None else sorted(set(likes))
-        return {"uri": file["uri"], "likes": likes, "turns": turns}
 
     def setup(self, stage: str | None = None) -> None:
         """Load what `prepare_data` wrote."""
@@ -283,27 +253,8 @@ class SpeakerLikes(Task):
         return super().val_dataloader() if self.has_validation else []
 
     def collate_fn(self, batch: list[dict], stage: str = "train") -> dict:
-        """Pad files to the same number of frames.
-
-        Returns
-        -------
-        batch : dict
-            "frames" (B, T, C) float16, "count" (B, T) uint8 or None, "mask" (B, T) bool,
-            "likes" list of long tensors or None, and in validation "names" and "reference".
-        """
-        pad = torch.nn.utils.rnn.pad_sequence
-        lengths = torch.tensor([len(sample["frames"]) for sample in batch])
-        counts = [sample["count"] for sample in batch]
-        collated = {
-            "frames": pad([sample["frames"] for sample in batch], batch_first=True),
-            "count": None if any(c is None for c in counts) else pad(counts, batch_first=True),
-            "mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
-            "likes": [sample["likes"] for sample in batch],
-        }
-        if stage == "val":
-            collated["names"] = [sample["names"] for sample in batch]
-            collated["reference"] = [sample["reference"] for sample in batch]
-        return collated
+        """Pad files to the same number of frames; see `collate`."""
+        return collate(batch)
 
     # -- training -----------------------------------------------------------------------------
 
@@ -322,7 +273,8 @@ class SpeakerLikes(Task):
         losses = []
         encoded, batch_size = weighted.encoded, len(batch["frames"])
         for weightings, embeddings in zip(encoded.weightings, encoded.embeddings, strict=True):
-            logits = self.model.loss_func.get_logits(embeddings.flatten(0, 1))
+            slots = self.model.project(embeddings).flatten(0, 1)  # (B * N, D)
+            logits = self.model.loss_func.get_logits(slots)
             log_posteriors = logits.log_softmax(dim=-1).unflatten(0, embeddings.shape[:2])
             set_loss = self.criterion(confidence(weightings), log_posteriors, batch["likes"])
             losses.append(set_loss.loss)
@@ -406,11 +358,7 @@ class SpeakerLikes(Task):
         )
         reference = None
         if entry["turns"] is not None:
-            speakers = sorted({speaker for _, _, speaker in entry["turns"]})
-            reference = torch.zeros(len(sample["frames"]), len(speakers), dtype=torch.bool)
-            for start, end, speaker in entry["turns"]:
-                first, last = self.model.frames.crop(Segment(start, end), return_ranges=True)[0]
-                reference[max(0, first) : last, speakers.index(speaker)] = True
+            reference = discretize(entry["turns"], self.model.frames, len(sample["frames"]))
         return sample | {"names": entry["likes"], "reference": reference}
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
@@ -435,13 +383,3 @@ class SpeakerLikes(Task):
                 name, metric, on_step=False, on_epoch=True, prog_bar=True,
                 batch_size=len(batch["frames"]),
             )  # fmt: skip
-
-
-def splice(first: dict, second: dict) -> dict:
-    """Append one training sample to another; the likes are those of both."""
-    counts = first["count"], second["count"]
-    return {
-        "frames": torch.cat([first["frames"], second["frames"]]),
-        "count": None if any(c is None for c in counts) else torch.cat(counts),
-        "likes": torch.unique(torch.cat([first["likes"], second["likes"]])),
-    }

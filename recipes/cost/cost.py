@@ -40,7 +40,9 @@ def main() -> None:
     file = {"waveform": waveform, "sample_rate": 16000, "uri": "joined"}
 
     print(f"CPU seconds for {minutes:.1f} minutes, one thread, median of {arguments.runs} runs\n")
-    print("| | segmentation | embedding and assignment | the rest | in all |\n|---|---|---|---|---|")
+    print(
+        "| | segmentation | embedding and assignment | the rest | in all |\n|---|---|---|---|---|"
+    )
     speakers = {}
     for name, pipeline in pipelines.items():
         runs = []

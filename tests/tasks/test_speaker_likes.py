@@ -275,8 +275,6 @@ def test_collate_pads_frames_and_counts(task):
             "frames": torch.ones(n, 2).half(),
             "count": torch.ones(n, dtype=torch.uint8),
             "likes": torch.arange(n),
-            "names": None,
-            "reference": None,
         }
         for n in (3, 1)
     ]
@@ -284,8 +282,10 @@ def test_collate_pads_frames_and_counts(task):
     assert batch["mask"].tolist() == [[True] * 3, [True, False, False]]
     assert batch["frames"][1, :, 0].tolist() == batch["count"][1].tolist() == [1, 0, 0]
     assert "names" not in batch
-    samples[0]["count"] = None
-    assert task().collate_fn(samples, stage="val")["count"] is None
+    samples = [sample | {"count": None, "names": None, "reference": None} for sample in samples]
+    batch = task().collate_fn(samples, stage="val")
+    assert batch["count"] is None
+    assert batch["names"] == batch["reference"] == [None, None]
 
 
 # -- frames on disk -------------------------------------------------------------------------------

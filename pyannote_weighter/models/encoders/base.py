@@ -16,7 +16,7 @@ class Pooling(NamedTuple):
     Attributes
     ----------
     embed : callable
-        (B, S, N) weightings to (B, N, D) embeddings of the slots.
+        (B, S, N) weightings to (B, N, D') embeddings of the slots, as the backbone makes them.
     embed_windows : callable
         Frames (B, T, C), weights (B, T), window and step in frames, to (B, S, D') embeddings of
         windows. See `Backbone.embed_windows`.
@@ -33,8 +33,9 @@ class Encoded(NamedTuple):
     ----------
     weightings : list of (B, S, N) tensors
         Weightings of each step, one item per round of the encoder; the last one is the answer.
-    embeddings : list of (B, N, D) tensors
-        Embeddings that they pool.
+    embeddings : list of (B, N, D') tensors
+        What they pool, as the backbone makes it. The procedure that an encoder learns holds for
+        voices never heard; a projection that is trained on some voices would not.
     activity : (B, S, 3) tensor or None
         Logits of silence, one speaker and several speakers, where the encoder estimates them.
     """
