@@ -145,11 +145,13 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file; see recipes/.")],
     into: Into,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    seed: Annotated[int | None, typer.Option(help="In place of the one in the file.")] = None,
 ) -> None:
-    """Train a Weighter from likes."""
+    """Train a Weighter from likes; write checkpoints, metrics and a pipeline folder."""
+    _quiet()
     from pyannote_weighter.training import train as run
 
-    run(config, into, resume)
+    typer.echo(f"pipeline: {run(config, into, resume, seed)}")
 
 
 def _device(name: str) -> str:

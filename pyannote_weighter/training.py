@@ -64,7 +64,9 @@ def read_config(path: str | Path) -> dict:
     return config
 
 
-def train(config: str | Path, into: str | Path, resume: bool = False) -> Path:
+def train(
+    config: str | Path, into: str | Path, resume: bool = False, seed: int | None = None
+) -> Path:
     """Train a Weighter from likes.
 
     Parameters
@@ -75,6 +77,8 @@ def train(config: str | Path, into: str | Path, resume: bool = False) -> Path:
         Folder for checkpoints, metrics (CSV), and the pipeline.
     resume : bool, optional
         Go on from the last checkpoint in `into`.
+    seed : int, optional
+        In place of the one of the configuration.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def train(config: str | Path, into: str | Path, resume: bool = False) -> Path:
 
     if "threads" in options:
         torch.set_num_threads(options["threads"])
-    lightning.seed_everything(options.get("seed", 0), workers=True)
+    lightning.seed_everything(options.get("seed", 0) if seed is None else seed, workers=True)
     registry.load_database(options["registry"])
     protocol = registry.get_protocol(options["protocol"])
     model = Weighter(**options.get("model", {}))

@@ -42,7 +42,9 @@ def name_pipelines(pipelines: Sequence[str | Path]) -> dict[str, str | Path]:
         path = Path(pipeline).resolve()
         folder = path if path.suffix not in (".yml", ".yaml") else path.parent
         is_default = folder == DEFAULT_PIPELINE.resolve()
-        name = "Weighter (default)" if is_default else f"Weighter ({folder.name})"
+        # training writes RUN/pipeline: the run is what tells one from another
+        own = folder.parent.name if folder.name == "pipeline" else folder.name
+        name = "Weighter (default)" if is_default else f"Weighter ({own})"
         if name in named:
             name = f"Weighter ({folder.parent.name}/{folder.name})"
         if name in named:

@@ -25,6 +25,7 @@ from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.losses import SetCriterion
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
+from pyannote_weighter.tasks.alignment import alignment_loss
 from pyannote_weighter.tasks.extraction import extract, extractor_id
 from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate, LikesMeanAveragePrecision
@@ -68,6 +69,9 @@ class SpeakerLikes(Task):
         Of the classifier of speakers, which is dropped at inference.
     splice : float, optional
         Probability of appending another file; the likes are then those of both.
+    alignment : float, optional
+        Weight of the agreement between weightings and likes that were aligned by the prototypes
+        of the liked speakers, see `pyannote_weighter.tasks.alignment`. 0 is the published loss.
     learning_rate, classifier_learning_rate : float, optional
         Highest rates of a schedule that warms up and decays to zero along a cosine.
     metric
@@ -97,6 +101,7 @@ class SpeakerLikes(Task):
         lambda_: float = 1.0,
         temperature: float = 0.05,
         splice: float = 0.5,
+        alignment: float = 10.0,
         learning_rate: float = 2e-3,
         classifier_learning_rate: float = 1e-2,
         metric: Metric | Sequence[Metric] | None = None,
@@ -114,6 +119,7 @@ class SpeakerLikes(Task):
         self.segmentation_step = segmentation_step
         self.temperature = temperature
         self.splice = splice
+        self.alignment = alignment
         self.learning_rate = learning_rate
         self.classifier_learning_rate = classifier_learning_rate
         self.criterion = SetCriterion(lambda_=lambda_)
@@ -282,6 +288,17 @@ class SpeakerLikes(Task):
         ramp = torch.arange(1, len(losses) + 1, device=self.model.device).float()
         loss = (torch.stack(losses) * ramp / ramp.sum()).sum()
         self._log("loss/likes", loss, batch_size)
+        if self.alignment > 0 and encoded.windows is not None:
+            aligned = alignment_loss(
+                encoded.weightings,
+                self.model.project(encoded.windows).detach(),
+                encoded.single,
+                self.model.loss_func.W.detach().T,
+                batch["likes"],
+            )
+            aligned = (aligned * ramp / ramp.sum()).sum()
+            self._log("loss/alignment", aligned, batch_size)
+            loss = loss + self.alignment * aligned
         for name, value in set_loss.logs().items():
             self._log(f"train/{name}", value, batch_size)
         if encoded.activity is not None and batch["count"] is not None:

@@ -38,11 +38,17 @@ class Encoded(NamedTuple):
         voices never heard; a projection that is trained on some voices would not.
     activity : (B, S, 3) tensor or None
         Logits of silence, one speaker and several speakers, where the encoder estimates them.
+    windows : (B, S, D') tensor or None
+        Embeddings of short windows around each step, where the encoder uses them.
+    single : (B, S) tensor or None
+        Probability that exactly one speaker talks, 0 on padding, where the encoder uses it.
     """
 
     weightings: list[Tensor]
     embeddings: list[Tensor]
     activity: Tensor | None = None
+    windows: Tensor | None = None
+    single: Tensor | None = None
 
 
 class Encoder(nn.Module):

@@ -144,7 +144,8 @@ class SlotRefiner(nn.Module):
     num_slots : int
         N.
     dimension : int, optional
-        Dimension of the space in which windows are compared with slots.
+        Dimension of the space in which windows are compared with slots, after a learned
+        projection. By default there is none: what is learned then holds for any voice.
     num_rounds : int, optional
     hidden : int, optional
         Channels of the temporal smoother.
@@ -161,7 +162,7 @@ class SlotRefiner(nn.Module):
         self,
         in_dimension: int,
         num_slots: int,
-        dimension: int = 96,
+        dimension: int | None = None,
         num_rounds: int = 5,
         hidden: int = 24,
         window_step: float = 0.1,
@@ -171,10 +172,17 @@ class SlotRefiner(nn.Module):
         self.num_rounds = num_rounds
         self.window_step = window_step
         self.norm = nn.LayerNorm(in_dimension, elementwise_affine=False)
-        self.project = nn.Linear(in_dimension, dimension, bias=False)
-        nn.init.orthogonal_(self.project.weight)
-        self.log_temperature = nn.Parameter(torch.full((num_rounds + 1,), 2.3))
+        self.project = nn.Identity()
+        if dimension is not None:
+            self.project = nn.Linear(in_dimension, dimension, bias=False)
+            nn.init.orthogonal_(self.project.weight)
+        self.log_temperature = nn.Parameter(torch.full((num_rounds + 1,), 3.0))
         self.share_weight = nn.Parameter(torch.full((num_rounds,), 0.5))
+        # about 0.7 s to start with, learned from there
+        taps = torch.full((round(1.5 / window_step) // 2 * 2 + 1,), -3.0)
+        middle, reach = len(taps) // 2, round(0.3 / window_step)
+        taps[middle - reach : middle + reach + 1] = 0.0
+        self.log_kernel = nn.Parameter(taps)
         self.smoother = TemporalSmoother(in_features=7, hidden=hidden)
         self.competition = SlotCompetition(hidden)
 
@@ -213,6 +221,16 @@ class SlotRefiner(nn.Module):
                 means.append(smooth[batch, chosen])
                 closest = torch.maximum(closest, torch.einsum("btd,bd->bt", smooth, means[-1]))
             return torch.stack(means, dim=1)  # (B, N, D)
+
+    def average(self, cosine: Tensor, usable: Tensor) -> Tensor:
+        """Average (B, T, N) cosines over neighbours where one speaker talks alone."""
+        kernel = self.log_kernel.exp()[None, None]  # (1, 1, taps)
+        weight = usable[:, None] + 0.05  # (B, 1, T)
+        B, T, N = cosine.shape
+        series = (cosine.transpose(1, 2) * weight).reshape(B * N, 1, T)
+        padding = kernel.shape[-1] // 2
+        total = F.conv1d(series, kernel, padding=padding).reshape(B, N, T)
+        return (total / F.conv1d(weight, kernel, padding=padding)).transpose(1, 2)
 
     def forward(
         self,
@@ -271,12 +289,13 @@ class SlotRefiner(nn.Module):
                 mass * self.window_step,
             )  # (B, N)
             prior = self.share_weight[r] * (share + 1e-3).log() + bias  # (B, N)
-            scores = temperature[r + 1] * cosine + prior[:, None]  # (B, T, N)
+            near = self.average(cosine, single)
+            scores = temperature[r + 1] * near + prior[:, None]  # (B, T, N)
             evidence = torch.stack(
                 [
                     (scores - scores.amax(dim=-1, keepdim=True)).clamp_min(-10) / 5,
                     posterior,
-                    cosine,
+                    near - cosine,
                     (share + 1e-3).log()[:, None].expand_as(cosine) / 5,
                     nearest.amax(dim=-1)[:, None].expand_as(cosine),
                     cohesion[:, None].expand_as(cosine),

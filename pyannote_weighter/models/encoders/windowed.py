@@ -61,7 +61,7 @@ class RefineEncoder(Encoder):
         num_slots: int,
         window: float = 0.5,
         step: float = 0.1,
-        dimension: int = 96,
+        dimension: int | None = None,
         num_rounds: int = 5,
         hidden: int = 24,
     ):
@@ -114,4 +114,4 @@ class RefineEncoder(Encoder):
         weightings, embeddings = self.refiner(
             windows, speech, single, embed=pooling.embed, inside=inside
         )
-        return Encoded(weightings, embeddings, activity)
+        return Encoded(weightings, embeddings, activity, windows, single)

@@ -1,0 +1,103 @@
+"""Where in a file its likes are: forced alignment by the prototypes of the liked speakers.
+
+A like says who, not when. But a training speaker has a prototype, learned from all files where the
+speaker is liked, and a file names the few prototypes that its speech can come from. Windows of
+time are therefore given to the likes of their file with little doubt, although nobody labelled
+them, and the weightings can be told, window by window, what to agree with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyannote_weighter.matching import assign
+
+
+@torch.no_grad()
+def align_likes(
+    windows: Tensor,
+    prototypes: Tensor,
+    smoothing: int = 7,
+    scale: float = 20.0,
+    least_cosine: float = 0.2,
+) -> tuple[Tensor, Tensor]:
+    """Posterior of each like of a file in each window.
+
+    Parameters
+    ----------
+    windows : (S, D) tensor
+        Embeddings of short windows.
+    prototypes : (L, D) tensor
+        Of the likes of the file.
+    smoothing : int, optional
+        Windows over which the cosines are averaged, odd.
+    scale : float, optional
+        Cosine times scale is the log-likelihood.
+    least_cosine : float, optional
+        Windows that resemble no prototype by this much (someone untagged, noise) tell nothing.
+
+    Returns
+    -------
+    posteriors : (S, L) tensor
+    trust : (S,) tensor
+        1 for windows that resemble a prototype, else 0.
+    """
+    cosine = F.normalize(windows, dim=-1) @ F.normalize(prototypes, dim=-1).T  # (S, L)
+    cosine = F.avg_pool1d(
+        cosine.T, smoothing, stride=1, padding=smoothing // 2, count_include_pad=False
+    ).T
+    trust = (cosine.amax(dim=-1) >= least_cosine).to(cosine.dtype)
+    return (scale * cosine).softmax(dim=-1), trust
+
+
+def alignment_loss(
+    rounds: Sequence[Tensor],
+    windows: Tensor,
+    single: Tensor,
+    prototypes: Tensor,
+    likes: Sequence[Tensor],
+) -> Tensor:
+    """Cross-entropy between weightings and aligned likes.
+
+    Each like is given to the slot of the last round that shares most time with it (Hungarian
+    algorithm), and each slot that is left to the like with which it shares most: a speaker may
+    hold several slots, which `linking` joins later, but a slot should hold one speaker. Only
+    windows where one speaker talks alone count.
+
+    Parameters
+    ----------
+    rounds : list of (B, S, N) tensors
+        Weightings after each round.
+    windows : (B, S, D) tensor
+    single : (B, S) tensor
+        Probability that one speaker talks alone, 0 on padding.
+    prototypes : (K, D) tensor
+    likes : list of (L,) long tensors
+
+    Returns
+    -------
+    losses : (rounds,) tensor
+        Mean over the files that have likes; zeros where none has.
+    """
+    losses, num_files = torch.zeros(len(rounds), device=windows.device), 0
+    for index, speakers in enumerate(likes):
+        if not len(speakers):
+            continue
+        posteriors, trust = align_likes(windows[index], prototypes[speakers])  # (S, L), (S,)
+        posteriors = posteriors * (trust * single[index])[:, None]
+        total = posteriors.sum()
+        if total < 1e-3:
+            continue
+        shared = rounds[-1][index].detach().T @ posteriors  # (N, L)
+        owner = shared.argmax(dim=1)  # (N,)
+        slots, columns = assign(-shared)
+        owner[slots] = columns
+        groups = F.one_hot(owner, len(speakers)).to(posteriors.dtype)  # (N, L)
+        logs = torch.stack([(w[index] @ groups + 1e-4).log() for w in rounds])  # (rounds, S, L)
+        losses = losses - (posteriors * logs).sum(dim=(1, 2)) / total
+        num_files += 1
+    return losses / max(1, num_files)
