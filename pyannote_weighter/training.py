@@ -45,20 +45,27 @@ def read_config(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such training configuration")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raise FileNotFoundError(f"{path}: no such training configuration; see recipes/default")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: expected keys and values, such as `protocol: ...`")
+    config = {key: value for key, value in config.items() if value is not None}  # empty sections
     if unknown := set(config) - SECTIONS:
         raise ValueError(
-            f"{path}: unknown keys {', '.join(sorted(unknown))}; "
+            f"{path}: unknown keys {', '.join(sorted(map(str, unknown)))}; "
             f"known ones are {', '.join(sorted(SECTIONS))}"
         )
     if missing := REQUIRED - set(config):
         raise ValueError(f"{path}: missing keys {', '.join(sorted(missing))}")
     config["registry"] = path.parent / config["registry"]
     if not config["registry"].is_file():
-        raise FileNotFoundError(f"{path}: registry {config['registry']} does not exist")
+        raise FileNotFoundError(
+            f"{path}: registry {config['registry']} does not exist: name a database.yml, "
+            "relative to the configuration"
+        )
     if "frames" in config:
         config["frames"] = path.parent / config["frames"]
     return config
@@ -110,7 +117,7 @@ def train(
 
     trainer = lightning.Trainer(
         default_root_dir=into,
-        logger=CSVLogger(into, name="metrics", version=""),
+        logger=CSVLogger(into, name="metrics"),  # a run that goes on has metrics of its own
         callbacks=[
             ModelCheckpoint(into / "checkpoints", save_last=True, enable_version_counter=False),
             RichProgressBar(leave=True),

@@ -21,6 +21,7 @@ from pyannote_weighter.matching import assign
 def align_likes(
     windows: Tensor,
     prototypes: Tensor,
+    weights: Tensor | None = None,
     smoothing: int = 7,
     scale: float = 20.0,
     least_cosine: float = 0.2,
@@ -33,6 +34,8 @@ def align_likes(
         Embeddings of short windows.
     prototypes : (L, D) tensor
         Of the likes of the file.
+    weights : (S,) tensor, optional
+        How much each window counts in the average: 0 on padding. Defaults to ones.
     smoothing : int, optional
         Windows over which the cosines are averaged, odd.
     scale : float, optional
@@ -47,9 +50,10 @@ def align_likes(
         1 for windows that resemble a prototype, else 0.
     """
     cosine = F.normalize(windows, dim=-1) @ F.normalize(prototypes, dim=-1).T  # (S, L)
-    cosine = F.avg_pool1d(
-        cosine.T, smoothing, stride=1, padding=smoothing // 2, count_include_pad=False
-    ).T
+    weights = windows.new_ones(len(windows)) if weights is None else weights
+    near = {"kernel_size": smoothing, "stride": 1, "padding": smoothing // 2}
+    held = F.avg_pool1d(weights[None], **near)[0]  # (S,)
+    cosine = F.avg_pool1d(cosine.T * weights, **near).T / held.clamp_min(1e-6)[:, None]
     trust = (cosine.amax(dim=-1) >= least_cosine).to(cosine.dtype)
     return (scale * cosine).softmax(dim=-1), trust
 
@@ -87,7 +91,9 @@ def alignment_loss(
     for index, speakers in enumerate(likes):
         if not len(speakers):
             continue
-        posteriors, trust = align_likes(windows[index], prototypes[speakers])  # (S, L), (S,)
+        posteriors, trust = align_likes(
+            windows[index], prototypes[speakers], weights=single[index]
+        )  # (S, L), (S,)
         posteriors = posteriors * (trust * single[index])[:, None]
         total = posteriors.sum()
         if total < 1e-3:

@@ -222,15 +222,22 @@ class SlotRefiner(nn.Module):
                 closest = torch.maximum(closest, torch.einsum("btd,bd->bt", smooth, means[-1]))
             return torch.stack(means, dim=1)  # (B, N, D)
 
-    def average(self, cosine: Tensor, usable: Tensor) -> Tensor:
-        """Average (B, T, N) cosines over neighbours where one speaker talks alone."""
+    def average(self, cosine: Tensor, usable: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Average (B, T, N) cosines over neighbours where one speaker talks alone.
+
+        Others hardly count, and padding (where `inside` is 0) does not.
+        """
         kernel = self.log_kernel.exp()[None, None]  # (1, 1, taps)
-        weight = usable[:, None] + 0.05  # (B, 1, T)
+        weight = usable + 0.05  # (B, T)
+        if inside is not None:
+            weight = weight * inside
+        weight = weight[:, None]  # (B, 1, T)
         B, T, N = cosine.shape
         series = (cosine.transpose(1, 2) * weight).reshape(B * N, 1, T)
         padding = kernel.shape[-1] // 2
         total = F.conv1d(series, kernel, padding=padding).reshape(B, N, T)
-        return (total / F.conv1d(weight, kernel, padding=padding)).transpose(1, 2)
+        weight = F.conv1d(weight, kernel, padding=padding).clamp_min(EPS)
+        return (total / weight).transpose(1, 2)
 
     def forward(
         self,
@@ -239,6 +246,7 @@ class SlotRefiner(nn.Module):
         single: Tensor,
         embed: Callable[[Tensor], Tensor],
         inside: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Assign windows to slots.
 
@@ -254,6 +262,8 @@ class SlotRefiner(nn.Module):
             (B, T, N) weightings to (B, N, D) embeddings of the slots.
         inside : (B, T) tensor, optional
             0 on padding.
+        start : (B, T, K) tensor, optional
+            Weightings to start from. Defaults to N slots around windows that are far apart.
 
         Returns
         -------
@@ -264,8 +274,12 @@ class SlotRefiner(nn.Module):
         """
         vectors = F.normalize(self.project(self.norm(windows)), dim=-1)  # (B, T, D)
         temperature = self.log_temperature.exp()
-        cosine = vectors @ self.start(vectors, single).transpose(1, 2)  # (B, T, N)
-        posterior = (temperature[0] * cosine).softmax(dim=-1)
+        if start is None:
+            cosine = vectors @ self.start(vectors, single).transpose(1, 2)  # (B, T, N)
+            posterior = (temperature[0] * cosine).softmax(dim=-1)
+        else:
+            posterior = start / start.sum(dim=-1, keepdim=True).clamp_min(EPS)
+        identity = torch.eye(posterior.shape[-1], device=vectors.device, dtype=vectors.dtype)
         total = single.sum(dim=1, keepdim=True).clamp_min(EPS)  # (B, 1)
 
         embedding = embed(posterior * speech[..., None])  # (B, N, D)
@@ -278,9 +292,7 @@ class SlotRefiner(nn.Module):
             means = F.normalize(sums, dim=-1, eps=EPS)
             cohesion = (sums * means).sum(dim=-1) / mass.clamp_min(EPS)  # (B, N)
             cosine = vectors @ means.transpose(1, 2)  # (B, T, N)
-            nearest = (means @ means.transpose(1, 2)) - 2 * torch.eye(
-                self.num_slots, device=means.device, dtype=means.dtype
-            )
+            nearest = means @ means.transpose(1, 2) - 2 * identity  # (B, N, N)
             bias = self.competition(
                 means,
                 F.normalize(embedding, dim=-1, eps=EPS),
@@ -289,7 +301,7 @@ class SlotRefiner(nn.Module):
                 mass * self.window_step,
             )  # (B, N)
             prior = self.share_weight[r] * (share + 1e-3).log() + bias  # (B, N)
-            near = self.average(cosine, single)
+            near = self.average(cosine, single, inside)
             scores = temperature[r + 1] * near + prior[:, None]  # (B, T, N)
             evidence = torch.stack(
                 [
