@@ -183,7 +183,11 @@ class Weighter(Model):
         return self.project(self.backbone.embed(frames, weightings.transpose(1, 2)))
 
     def weigh(
-        self, frames: Tensor, count: Tensor | None = None, mask: Tensor | None = None
+        self,
+        frames: Tensor,
+        count: Tensor | None = None,
+        mask: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Weighted:
         """Weigh frames that were computed before.
 
@@ -196,18 +200,28 @@ class Weighter(Model):
             Estimated from the frames when it is not given.
         mask : (B, T) bool tensor, optional
             False on padding.
+        start : (B, T, K) tensor, optional
+            Weightings to improve, where the encoder can (`encoder.restarts`); there are then K
+            slots in place of N.
 
         Returns
         -------
         weighted : Weighted
+
+        Raises
+        ------
+        ValueError
+            If `start` is given to an encoder that cannot use it.
         """
+        if start is not None and not self.encoder.restarts:
+            raise ValueError(f"{type(self.encoder).__name__} cannot start from weightings")
         step = self.encoder.step
         summary = summarize(frames, step, mask)
         pooling = Pooling(
             embed=lambda x: self.backbone.embed_summary(summary, x),
             embed_windows=self.backbone.embed_windows,
         )
-        encoded = self.encoder(frames, summary, pooling, count=count, mask=mask)
+        encoded = self.encoder(frames, summary, pooling, count=count, mask=mask, start=start)
         weightings = encoded.weightings[-1].repeat_interleave(step, dim=1)[:, : frames.shape[1]]
         if mask is not None:  # the last step of a file may reach into its padding
             weightings = weightings * mask.unsqueeze(-1)

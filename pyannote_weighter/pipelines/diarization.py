@@ -23,6 +23,7 @@ from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.linking import Slots
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
+from pyannote_weighter.models.weighter import Weighted
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.segmentation import (
     count_speakers,
@@ -183,7 +184,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         speech = sample_nearest(count, self._weighter.frames, len(frames))[:, 0]  # (T,)
         if not speech.any():
             return self._answer(self._nobody(uri))
-        weightings = self.link(self.weigh(frames, speech), min_speakers, max_speakers)  # (T, K)
+        slots = self.weigh(frames, speech)
+        weightings = self.link(slots, min_speakers, max_speakers)  # (T, K)
+        weightings = self.improve(weightings, frames, speech)
         hook("weightings", SlidingWindowFeature(weightings, self._weighter.frames))
         output = self.reconstruct(weightings, count, frames, max_speakers, uri, hook)
         found = len(output.speaker_diarization.labels())
@@ -256,15 +259,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         slots : Slots
         """
         frame_step = self._weighter.frames.step
-        num_windows = max(1, int(np.ceil(len(frames) * frame_step / self.window)))
-        bounds = np.linspace(0, len(frames), num_windows + 1).round().astype(int)
-        device = self._weighter.device
         weighted = [
-            self._weighter.weigh(
-                frames[None, start:stop].to(device),
-                count=torch.from_numpy(speech[None, start:stop]).to(device),
-            )
-            for start, stop in itertools.pairwise(bounds)
+            self._weigh_part(frames[start:stop], speech[start:stop])
+            for start, stop in self._windows(len(frames))
         ]
         weightings = [w.weightings[0].cpu().numpy() for w in weighted]  # (t, N) each
         return Slots(
@@ -273,6 +270,57 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             confidence=torch.cat([w.confidence[0] for w in weighted]).cpu().numpy(),
             seconds=np.concatenate([w.sum(axis=0) for w in weightings]) * frame_step,
         )
+
+    def _windows(self, num_frames: int) -> list[tuple[int, int]]:
+        """First frame and end of windows of equal length, none longer than `window`."""
+        seconds = num_frames * self._weighter.frames.step
+        num_windows = max(1, int(np.ceil(seconds / self.window)))
+        bounds = np.linspace(0, num_frames, num_windows + 1).round().astype(int)
+        return list(itertools.pairwise(bounds.tolist()))
+
+    def _weigh_part(
+        self, frames: torch.Tensor, speech: np.ndarray, start: np.ndarray | None = None
+    ) -> Weighted:
+        device = self._weighter.device
+        return self._weighter.weigh(
+            frames[None].to(device),
+            count=torch.from_numpy(speech[None]).to(device),
+            start=None if start is None else torch.from_numpy(start[None]).to(device),
+        )
+
+    @torch.inference_mode()
+    def improve(
+        self, weightings: np.ndarray, frames: torch.Tensor, speech: np.ndarray
+    ) -> np.ndarray:
+        """Weigh once more, from the speakers that slots were linked into.
+
+        Slots that were one speaker have shared windows that no other slot explained better; now
+        that there is one slot a speaker, they can be placed again. A speaker is never lost by it.
+
+        Parameters
+        ----------
+        weightings : (T, K) array
+        frames : (T, C) tensor
+        speech : (T,) array
+
+        Returns
+        -------
+        weightings : (T, K) array
+        """
+        num_speakers = weightings.shape[1]
+        if num_speakers == 1 or not self._weighter.encoder.restarts:
+            return weightings
+        improved = np.concatenate(
+            [
+                self._weigh_part(frames[start:stop], speech[start:stop], weightings[start:stop])
+                .weightings[0]
+                .cpu()
+                .numpy()
+                for start, stop in self._windows(len(frames))
+            ]
+        )
+        heard = np.unique(improved[speech > 0].argmax(axis=1))
+        return improved if len(heard) == num_speakers else weightings
 
     def link(
         self, slots: Slots, min_speakers: int = 1, max_speakers: float = np.inf

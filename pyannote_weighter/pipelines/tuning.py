@@ -14,9 +14,9 @@ from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate
 
 GRID = {
-    "threshold": (0.3, 0.5),
-    "merge": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 1.0),
-    "min_duration": (0.5, 1.0, 1.5, 2.0, 3.0),
+    "threshold": (0.3,),
+    "merge": (0.45, 0.5, 0.55, 0.6, 0.65, 0.7),
+    "min_duration": (1.0, 1.5, 2.0, 3.0),
 }
 
 
@@ -46,14 +46,9 @@ def tune(model: Weighter, task: SpeakerLikes, grid: dict[str, tuple] = GRID) -> 
     samples = [s for s in samples if s["reference"] is not None and s["count"] is not None]
     if not samples:
         return parameters
-    files = [
-        (
-            pipeline.weigh(sample["frames"].float(), sample["count"].numpy()),
-            sample["count"].numpy(),
-            sample["reference"],
-        )
-        for sample in track(samples, description="weightings", transient=True)
-    ]
+    for sample in track(samples, description="weightings", transient=True):
+        sample["frames"], sample["count"] = sample["frames"].float(), sample["count"].numpy()
+        sample["slots"] = pipeline.weigh(sample["frames"], sample["count"])
     best = None
     for values in track(
         list(itertools.product(*grid.values())), description="tuning", transient=True
@@ -61,9 +56,11 @@ def tune(model: Weighter, task: SpeakerLikes, grid: dict[str, tuple] = GRID) -> 
         weighter = dict(zip(grid, values, strict=True))
         pipeline.instantiate(parameters | {"weighter": weighter})
         metric = FrameDiarizationErrorRate()
-        for slots, count, reference in files:
-            active = top_speakers(pipeline.link(slots), count)
-            metric.update(torch.from_numpy(active), reference)
+        for sample in samples:
+            weightings = pipeline.link(sample["slots"])
+            weightings = pipeline.improve(weightings, sample["frames"], sample["count"])
+            active = top_speakers(weightings, sample["count"])
+            metric.update(torch.from_numpy(active), sample["reference"])
         error = metric.compute().item()
         if best is None or error < best[0]:
             best = error, weighter

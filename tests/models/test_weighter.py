@@ -183,7 +183,7 @@ def test_every_round_is_given(weighter):
     assert len(encoded.weightings) == len(encoded.embeddings) > 0
     steps = -(-47 // weighter.encoder.step)
     assert all(x.shape == (2, steps, 4) for x in encoded.weightings)
-    assert all(e.shape == (2, 4, 32) for e in encoded.embeddings)
+    assert all(e.shape == (2, 4, weighter.backbone.dimension) for e in encoded.embeddings)
 
 
 def test_half_precision_frames(weighter):

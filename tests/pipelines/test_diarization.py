@@ -496,3 +496,23 @@ def test_window_without_a_speaker_of_its_own(pipeline):
     slots = slots_of(pipeline, [[0.6, 0.4], [0.9]], [[X, Y], [Y]], [[1, 1], [0.4]])
     merged = pipeline.link(slots)
     np.testing.assert_allclose(merged[[0, 150]], [[0.6, 0.4], [0.0, 0.9]], atol=1e-6)
+
+
+def test_improving_loses_no_speaker(pipeline, monkeypatch):
+    """Weightings of a second pass are taken only if every speaker is still heard in them."""
+    frames = torch.randn(200, pipeline._weighter.backbone.frame_dimension)
+    speech = np.ones(200, dtype=np.uint8)
+    weightings = np.repeat(np.eye(2, dtype=np.float32), 100, axis=0)
+    improved = pipeline.improve(weightings, frames, speech)
+    assert improved.shape == weightings.shape
+    assert set(improved.argmax(axis=1)) == {0, 1}
+
+    monkeypatch.setattr(
+        pipeline._weighter.encoder.refiner,
+        "forward",
+        lambda windows, speech, single, embed, inside=None, start=None: (
+            [torch.ones_like(start) * torch.tensor([1.0, 0.0])],
+            [torch.zeros(1, 2, 192)],
+        ),
+    )
+    assert pipeline.improve(weightings, frames, speech) is weightings

@@ -58,9 +58,12 @@ class Encoder(nn.Module):
     ----------
     step : int
         Frames over which weightings are constant. T frames have S = ceil(T / step) steps.
+    restarts : bool
+        Whether weightings that are given can be improved (`start`).
     """
 
     step: int
+    restarts: bool = False
 
     def forward(
         self,
@@ -69,6 +72,7 @@ class Encoder(nn.Module):
         pooling: Pooling,
         count: Tensor | None = None,
         mask: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Encoded:
         """Weigh frames.
 
@@ -82,5 +86,7 @@ class Encoder(nn.Module):
             Number of speakers in each frame.
         mask : (B, T) bool tensor, optional
             False on padding, which follows the frames.
+        start : (B, T, K) tensor, optional
+            Weightings to start from, of any number of slots, where the encoder `restarts`.
         """
         raise NotImplementedError

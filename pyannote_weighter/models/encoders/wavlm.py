@@ -96,7 +96,7 @@ class WavLMEncoder(Encoder):
         self.classify = nn.Linear(dimension, num_slots)
 
     def forward(
-        self, frames: Tensor, summary: Summary, pooling: Pooling, count=None, mask=None
+        self, frames: Tensor, summary: Summary, pooling: Pooling, count=None, mask=None, start=None
     ) -> Encoded:
         """Weigh frames; see `Encoder`. What is on padding changes nothing, `count` is not used."""
         steps, inside = self._reduce(full_precision(frames), mask)

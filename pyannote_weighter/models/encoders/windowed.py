@@ -55,6 +55,8 @@ class RefineEncoder(Encoder):
         See `SlotRefiner`.
     """
 
+    restarts = True
+
     def __init__(
         self,
         backbone,
@@ -88,7 +90,7 @@ class RefineEncoder(Encoder):
         return F.avg_pool1d(x.transpose(1, 2), self.step, ceil_mode=True).transpose(1, 2)
 
     def forward(
-        self, frames: Tensor, summary: Summary, pooling: Pooling, count=None, mask=None
+        self, frames: Tensor, summary: Summary, pooling: Pooling, count=None, mask=None, start=None
     ) -> Encoded:
         """Assign frames to slots; see `Encoder`."""
         with torch.no_grad():
@@ -112,6 +114,11 @@ class RefineEncoder(Encoder):
 
         windows = pooling.embed_windows(frames, weights, self.window, self.step)  # (B, S, D)
         weightings, embeddings = self.refiner(
-            windows, speech, single, embed=pooling.embed, inside=inside
+            windows,
+            speech,
+            single,
+            embed=pooling.embed,
+            inside=inside,
+            start=None if start is None else self.to_steps(start),
         )
         return Encoded(weightings, embeddings, activity, windows, single)
