@@ -81,7 +81,7 @@ class Weighter(Model):
         self,
         backbone: str | dict = "campplus",
         encoder: str | dict = "refine",
-        num_slots: int = 10,
+        num_slots: int = 16,
         dimension: int = 256,
         freeze: bool = True,
         duration: float = 60.0,

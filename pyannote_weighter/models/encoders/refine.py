@@ -22,7 +22,7 @@ class TemporalSmoother(nn.Module):
     in_features : int
         Evidence per slot and window.
     hidden : int
-        Channels.
+        Channels, a multiple of 4.
     kernel_size : int
     dilations : tuple of int
     """
@@ -30,11 +30,13 @@ class TemporalSmoother(nn.Module):
     def __init__(
         self,
         in_features: int,
-        hidden: int = 24,
+        hidden: int = 16,
         kernel_size: int = 5,
         dilations: tuple[int, ...] = (1, 3, 9),
     ):
         super().__init__()
+        if hidden < 4 or hidden % 4:
+            raise ValueError(f"hidden is {hidden}: choose a multiple of 4")
         self.inlet = nn.Conv1d(in_features, hidden, 1)
         self.layers = nn.ModuleList(
             nn.Conv1d(
@@ -83,7 +85,7 @@ class SlotCompetition(nn.Module):
         Units of the pairwise network.
     """
 
-    def __init__(self, hidden: int = 24):
+    def __init__(self, hidden: int = 16):
         super().__init__()
         self.pair = nn.Sequential(
             nn.Linear(6, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
@@ -164,7 +166,7 @@ class SlotRefiner(nn.Module):
         num_slots: int,
         dimension: int | None = None,
         num_rounds: int = 5,
-        hidden: int = 24,
+        hidden: int = 16,
         window_step: float = 0.1,
     ):
         super().__init__()

@@ -65,7 +65,7 @@ class RefineEncoder(Encoder):
         step: float = 0.1,
         dimension: int | None = None,
         num_rounds: int = 5,
-        hidden: int = 24,
+        hidden: int = 16,
     ):
         super().__init__()
         frame_rate = backbone.sample_rate / backbone.frame_step

@@ -1,0 +1,44 @@
+"""Pipeline of a Weighter that was never trained, tuned like the trained ones."""
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
+
+import lightning
+import torch
+from pyannote.database import registry
+
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.pipelines.export import export_pipeline
+from pyannote_weighter.pipelines.tuning import tune
+from pyannote_weighter.tasks import SpeakerLikes
+from pyannote_weighter.training import read_config
+
+
+def main() -> None:
+    """Read the command line, tune, write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--into", type=Path, required=True)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+
+    config = read_config(arguments.config)
+    torch.set_num_threads(config.get("threads", 1))
+    lightning.seed_everything(config.get("seed", 0))
+    registry.load_database(config["registry"])
+    protocol = registry.get_protocol(config["protocol"])
+    model = Weighter(**config.get("model", {}))
+    model.task = SpeakerLikes(protocol, frames=config["frames"], **config.get("task", {}))
+    model.prepare_data()
+    model.task.setup()
+    task, model.task = model.task, None
+    model.specifications = Weighter.default_specifications(model.hparams.duration)
+    print(export_pipeline(model, arguments.into / "pipeline", tune(model, task)))
+
+
+if __name__ == "__main__":
+    main()
