@@ -110,10 +110,18 @@ def train(
         torch.set_num_threads(options["threads"])
     lightning.seed_everything(options.get("seed", 0) if seed is None else seed, workers=True)
     registry.load_database(options["registry"])
-    protocol = registry.get_protocol(options["protocol"])
-    model = Weighter(**options.get("model", {}))
+    try:
+        protocol = registry.get_protocol(options["protocol"])
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{config}: {options['registry']} defines no protocol {options['protocol']!r}: {error}"
+        ) from error
     frames = options.get("frames", into / "frames")
-    model.task = SpeakerLikes(protocol, frames=frames, **options.get("task", {}))
+    try:
+        model = Weighter(**options.get("model", {}))
+        model.task = SpeakerLikes(protocol, frames=frames, **options.get("task", {}))
+    except TypeError as error:  # unknown options
+        raise ValueError(f"{config}: {error}") from error
 
     trainer = lightning.Trainer(
         default_root_dir=into,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyannote_weighter.linking import link_slots
+from pyannote_weighter.linking import Slots, link_slots
 
 
 def slow_link(embeddings, seconds, threshold, least=1, most=np.inf) -> list[int]:
@@ -100,3 +100,87 @@ def test_inputs_are_left_alone():
     before = embeddings.copy()
     link_slots(embeddings, seconds, threshold=-1.0)
     assert (embeddings == before).all() and (seconds == 1).all()
+
+
+# -- slots to speakers ----------------------------------------------------------------------------
+
+
+def slots_of(windows: list[list[float]], embeddings, confidence, num_frames: int = 10) -> Slots:
+    """Windows in which slots hold so many seconds each, a second per frame at full weight."""
+    weightings = [np.tile(np.array(w) / num_frames, (num_frames, 1)) for w in windows]
+    return Slots(
+        weightings=weightings,
+        embeddings=np.array(embeddings, dtype=float),
+        confidence=np.array(confidence, dtype=float),
+        seconds=np.concatenate([w.sum(axis=0) for w in weightings]),
+    )
+
+
+A, B, C = np.eye(3)
+OPTIONS = {"threshold": 0.5, "merge": 0.5, "min_duration": 1.0}
+
+
+def test_slots_of_one_speaker_are_added_across_and_within_windows():
+    slots = slots_of([[3, 4, 2], [5, 0, 4]], [A, B, A, B, C, A], [1, 1, 1, 1, 0, 1])
+    speakers = slots.speakers(**OPTIONS)
+    assert speakers.shape == (20, 2)
+    np.testing.assert_allclose(speakers[:10].sum(axis=0), [5, 4], rtol=1e-6)
+    np.testing.assert_allclose(speakers[10:].sum(axis=0), [4, 5], rtol=1e-6)
+
+
+def test_confidence_duration_and_bounds():
+    slots = slots_of([[4, 3, 0.5]], [A, B, C], [0.9, 0.3, 0.9])
+    assert slots.speakers(**OPTIONS).sum(axis=0) == pytest.approx([4])
+    # bounds go first: the most confident that were left out come back
+    for least, seconds in ((2, [4, 0.5]), (3, [4, 3, 0.5]), (9, [4, 3, 0.5])):
+        found = slots.speakers(**OPTIONS, min_speakers=least)
+        assert found.sum(axis=0) == pytest.approx(seconds)
+    lenient = {"threshold": 0.0, "merge": 0.5, "min_duration": 0.0}
+    assert slots.speakers(**lenient).shape == (10, 3)
+    assert slots.speakers(**lenient, max_speakers=2).sum(axis=0).sum() == pytest.approx(7.5)
+    assert slots.speakers(**lenient, max_speakers=1).sum(axis=0) == pytest.approx([7.5])
+
+
+def test_somebody_has_the_speech_that_there_is():
+    # nobody is sure, nobody says much: the best one stays
+    slots = slots_of([[0.4, 0.3]], [A, B], [0.1, 0.2])
+    assert slots.speakers(**OPTIONS).sum(axis=0) == pytest.approx([0.3])
+    empty = slots_of([[0.0, 0.0]], [0 * A, 0 * A], [0.0, 0.0])
+    with np.errstate(all="raise"):
+        assert empty.speakers(**OPTIONS).sum(axis=0).tolist() == [0.0]
+    # silent slots are never speakers, however many are asked for
+    half = slots_of([[4, 0.0, 0.0]], [A, B, C], [1, 1, 1])
+    assert half.speakers(**OPTIONS, min_speakers=3).shape == (10, 1)
+
+
+def test_window_that_nobody_is_left_in_goes_to_the_nearest():
+    slots = slots_of(
+        [[5, 4], [0.6, 0.5], [0.0, 0.0]],
+        [A, B, B + 0.2 * C, 0.9 * B + A, 0 * A, 0 * A],
+        [1, 1, 0.2, 0.3, 0, 0],
+    )
+    speakers = slots.speakers(**OPTIONS)
+    assert speakers[:10].sum(axis=0) == pytest.approx([5, 4])
+    assert speakers[10:20].sum(axis=0) == pytest.approx([0.5, 0.6])
+    assert (speakers[20:] == 0).all()  # silence stays silent
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 5), st.floats(0, 1), st.floats(-1, 1), st.floats(0, 9),
+    st.integers(1, 6), st.integers(0, 1000),
+)  # fmt: skip
+def test_whatever_the_parameters(windows, num_slots, threshold, merge, least, bound, seed):
+    rng = np.random.default_rng(seed)
+    held = rng.uniform(0.1, 5, (windows, num_slots))
+    slots = slots_of(
+        held.tolist(), rng.standard_normal((held.size, 4)), rng.uniform(0, 1, held.size)
+    )
+    before = slots.embeddings.copy(), slots.confidence.copy(), slots.seconds.copy()
+    speakers = slots.speakers(threshold, merge, least, min_speakers=bound, max_speakers=bound)
+    assert speakers.shape == (10 * windows, min(bound, held.size))
+    total = np.concatenate(slots.weightings).sum(axis=1)
+    assert (speakers.sum(axis=1) <= total + 1e-5).all() and (speakers.sum(axis=0) > 0).all()
+    assert (speakers.sum(axis=1) > 0).all()  # no window is deserted
+    after = slots.embeddings, slots.confidence, slots.seconds
+    assert all((x == y).all() for x, y in zip(before, after, strict=True))

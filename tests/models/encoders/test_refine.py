@@ -96,3 +96,63 @@ def test_competition_ignores_empty_slots_and_itself(num_slots):
     bias = competition(means, means, share, one, share)
     assert bias.shape == (2, num_slots)
     assert (bias[:, 0] == 0).all() and (bias[:, 1:] != 0).all()
+
+
+# -- average over neighbours ----------------------------------------------------------------------
+
+
+def slow_average(cosine, usable, log_kernel, inside=None) -> torch.Tensor:
+    """Window by window, neighbour by neighbour, slot by slot."""
+    kernel, half = log_kernel.exp(), len(log_kernel) // 2
+    averaged = torch.zeros_like(cosine)
+    B, T, N = cosine.shape
+    for b in range(B):
+        for t in range(T):
+            total, held = torch.zeros(N), 0.0
+            for u in range(max(0, t - half), min(T, t + half + 1)):
+                weight = kernel[u - t + half] * (usable[b, u] + 0.05)
+                if inside is not None:
+                    weight = weight * inside[b, u]
+                total, held = total + weight * cosine[b, u], held + weight
+            averaged[b, t] = total / held if held > 0 else 0.0
+    return averaged
+
+
+@pytest.mark.parametrize("num_windows", [1, 4, 40])  # the kernel has 15 taps
+def test_average_against_slow_reference(num_windows):
+    torch.manual_seed(0)
+    refiner = SlotRefiner(24, num_slots=3)
+    torch.nn.init.normal_(refiner.log_kernel)  # not symmetric either
+    cosine, usable = 2 * torch.rand(2, num_windows, 3) - 1, torch.rand(2, num_windows)
+    with torch.no_grad():
+        for inside in (None, (torch.arange(num_windows) < 25).float().expand(2, -1)):
+            averaged = refiner.average(cosine, usable, inside)
+            expected = slow_average(cosine, usable, refiner.log_kernel, inside)
+            torch.testing.assert_close(averaged, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_average_keeps_what_is_constant_and_skips_what_is_unusable():
+    torch.manual_seed(0)
+    refiner = SlotRefiner(24, num_slots=2)
+    assert len(refiner.log_kernel) % 2 == 1
+    constant = torch.tensor([0.7, -0.2]).expand(1, 50, 2)
+    for usable in (torch.ones(1, 50), torch.zeros(1, 50), torch.rand(1, 50)):
+        torch.testing.assert_close(refiner.average(constant, usable), constant)
+    # one loud window where nobody talks alone hardly moves its neighbours
+    cosine, usable = torch.zeros(1, 50, 2), torch.ones(1, 50)
+    cosine[0, 25] = 1.0
+    among = refiner.average(cosine, usable)[0, 25, 0]
+    usable[0, 25] = 0.0
+    assert refiner.average(cosine, usable)[0, 25, 0] < 0.1 * among
+
+
+def test_average_of_padding_is_finite():
+    refiner = SlotRefiner(24, num_slots=2)
+    cosine = torch.randn(1, 60, 2, requires_grad=True)
+    inside = (torch.arange(60) < 20).float()[None]
+    averaged = refiner.average(cosine, inside, inside)
+    alone = refiner.average(cosine[:, :20], inside[:, :20])
+    torch.testing.assert_close(averaged[:, :20], alone)
+    averaged.sum().backward()
+    assert torch.isfinite(averaged).all() and torch.isfinite(cosine.grad).all()
+    assert torch.isfinite(refiner.log_kernel.grad).all()
