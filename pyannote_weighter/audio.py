@@ -7,6 +7,7 @@ decoder (torchcodec) needs FFmpeg's shared libraries.
 
 from collections.abc import Mapping
 from io import IOBase
+from math import gcd
 from pathlib import Path
 
 import soundfile
@@ -14,9 +15,11 @@ import torch
 import torchaudio.functional
 from pyannote.audio import Audio
 from pyannote.audio.core.io import AudioFile
+from scipy.signal import resample_poly
 from torch import Tensor
 
 AUDIO_KEYS = ("audio", "waveform", "sample_rate", "channel", "uri")
+MAX_PHASES = 2000  # of torchaudio's resampling; 44100 and 11025 Hz take 441 and 640
 
 
 def in_memory(file: AudioFile) -> dict:
@@ -107,7 +110,20 @@ def load_waveform(file: AudioFile, sample_rate: int = 16000) -> Tensor:
     waveform = loaded["waveform"].mean(dim=0, keepdim=True)
     if loaded["sample_rate"] == sample_rate:
         return waveform
-    return torchaudio.functional.resample(waveform, loaded["sample_rate"], sample_rate)
+    return _resample(waveform, loaded["sample_rate"], sample_rate)
+
+
+def _resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
+    """(1, samples) at another rate.
+
+    torchaudio makes one filter for each phase: gigabytes of them for rates that have hardly a
+    common divisor, such as 44099 Hz. scipy makes one in all.
+    """
+    divisor = gcd(old_rate, new_rate)
+    up, down = new_rate // divisor, old_rate // divisor
+    if max(up, down) <= MAX_PHASES:
+        return torchaudio.functional.resample(waveform, old_rate, new_rate)
+    return torch.from_numpy(resample_poly(waveform.cpu().numpy(), up, down, axis=1)).to(waveform)
 
 
 def _read(source: Path | IOBase) -> tuple[Tensor, int]:
@@ -122,6 +138,8 @@ def _read(source: Path | IOBase) -> tuple[Tensor, int]:
         return torch.from_numpy(samples.T.copy()), sample_rate
     except soundfile.LibsndfileError as error:
         try:
+            if isinstance(source, IOBase):
+                source.seek(0)  # soundfile has read some of it
             return Audio()(source)
         except Exception as second:  # torchcodec raises whatever its missing libraries raise
             raise ValueError(

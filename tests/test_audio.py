@@ -129,3 +129,12 @@ def test_pyannote_reads_what_soundfile_cannot(tmp_path, monkeypatch):
     )
     loaded = in_memory(path)
     assert loaded["sample_rate"] == 44100 and loaded["uri"] == "film"
+
+
+def test_resamples_rates_without_a_common_divisor():
+    time = torch.arange(44099) / 44099
+    tone = torch.sin(2 * torch.pi * 440 * time)[None]
+    resampled = load_waveform({"waveform": tone, "sample_rate": 44099})
+    expected = torch.sin(2 * torch.pi * 440 * torch.arange(16000) / 16000)[None]
+    assert resampled.shape == (1, 16000) and resampled.dtype == torch.float32
+    assert torch.allclose(resampled[:, 500:-500], expected[:, 500:-500], atol=0.01)
