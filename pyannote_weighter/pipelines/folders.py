@@ -29,7 +29,14 @@ def load_pipeline(pipeline: str | Path, device: str) -> Pipeline:
     is_hub_name = isinstance(pipeline, str) and pipeline.count("/") == 1 and not path.exists()
     if not is_hub_name and not (path.is_file() or (path / "config.yaml").is_file()):
         raise FileNotFoundError(f"{path}: no pipeline there: give a folder with a config.yaml")
-    loaded = Pipeline.from_pretrained(pipeline)
+    try:
+        loaded = Pipeline.from_pretrained(pipeline)
+    except OSError as error:
+        if not is_hub_name:
+            raise
+        raise FileNotFoundError(
+            f"{pipeline}: no such folder here, and not to be had from the Hub: {error}"
+        ) from error
     if loaded is None:
         raise FileNotFoundError(f"{pipeline}: no such folder, and the Hub does not give it out")
     return loaded.to(torch.device(device))
