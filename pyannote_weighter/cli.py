@@ -175,7 +175,7 @@ def main() -> None:
     """Run the command line; errors that a person can cure are shown without a traceback."""
     try:
         app()
-    except (FileNotFoundError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError) as error:
         if os.environ.get("PYANNOTE_WEIGHTER_TRACEBACK"):
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
