@@ -6,7 +6,6 @@ was stopped goes on where it was, and tables can be made again without computing
 
 import json
 import platform
-import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -292,7 +291,3 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
-
-
-# upstream warns about its own defaults on every file, which drowns the progress
-warnings.filterwarnings("ignore", message=".*torchcodec.*")
