@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -74,8 +74,6 @@ class SpeakerLikes(Task):
         of the liked speakers, see `pyannote_weighter.tasks.alignment`. 0 is the published loss.
     learning_rate, classifier_learning_rate : float, optional
         Highest rates of a schedule that warms up and decays to zero along a cosine.
-    metric
-        See `pyannote.audio.core.task.Task`.
 
     Raises
     ------
@@ -104,7 +102,6 @@ class SpeakerLikes(Task):
         alignment: float = 10.0,
         learning_rate: float = 2e-3,
         classifier_learning_rate: float = 1e-2,
-        metric: Metric | Sequence[Metric] | None = None,
     ):
         super().__init__(
             protocol,
@@ -112,7 +109,6 @@ class SpeakerLikes(Task):
             duration=duration,
             batch_size=batch_size,
             num_workers=num_workers,
-            metric=metric,
         )
         self.frames = Path(frames)
         self.segmentation = segmentation
@@ -219,7 +215,7 @@ class SpeakerLikes(Task):
         return self._load(entry, rng.randint(0, max(0, available - wanted)), wanted)
 
     def train__iter__(self) -> Iterator[dict]:
-        """Every file once, in random order, half of them spliced with another one."""
+        """Every file once, in random order, a share `splice` of them with another one appended."""
         rng = create_rng_for_worker(self.model)
         entries = self.prepared_data["train"]
         # the same order in all processes, each of which takes its share
