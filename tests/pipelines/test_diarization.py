@@ -206,7 +206,7 @@ def test_bounds_on_speakers(pipeline, sample, output):
     assert len(fewer.speaker_diarization.labels()) <= found - 1
     more = pipeline(dict(sample), min_speakers=found + 1)
     assert len(more.speaker_diarization.labels()) >= found + 1
-    assert_same(pipeline(dict(sample), min_speakers=1, max_speakers=10), output)
+    assert_same(pipeline(dict(sample), min_speakers=1, max_speakers=found + 1), output)
     with pytest.raises(ValueError, match="min_speakers must be smaller"):
         pipeline(dict(sample), min_speakers=3, max_speakers=2)
     for name in ("num_speakers", "min_speakers", "max_speakers"):
