@@ -20,7 +20,7 @@ from pyannote.pipeline.parameter import ParamDict, Uniform
 
 from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.audio import load_waveform
-from pyannote_weighter.linking import Slots
+from pyannote_weighter.linking import PARAMETERS, Slots
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.models.weighter import Weighted
@@ -132,7 +132,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         onset = {} if self._segmentation.model.specifications.powerset else {"threshold": 0.5}
         return {
             "segmentation": {"min_duration_off": 0.0} | onset,
-            "weighter": {"threshold": 0.3, "merge": 0.55, "min_duration": 2.0},
+            "weighter": dict(PARAMETERS),
         }
 
     def apply(

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torchmetrics import Metric
 
 from pyannote_weighter.assignment import top_speakers
+from pyannote_weighter.linking import PARAMETERS, Slots
 from pyannote_weighter.losses import SetCriterion
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
@@ -296,7 +297,8 @@ class SpeakerLikes(Task):
             self._log("loss/alignment", aligned, batch_size)
             loss = loss + self.alignment * aligned
         for name, value in set_loss.logs().items():
-            self._log(f"train/{name}", value, batch_size)
+            if name != "loss":  # of the last round alone
+                self._log(f"train/{name}", value, batch_size)
         if encoded.activity is not None and batch["count"] is not None:
             activity_loss = self._activity_loss(encoded.activity, batch)
             self._log("loss/activity", activity_loss, batch_size)
@@ -344,7 +346,10 @@ class SpeakerLikes(Task):
     # -- validation ---------------------------------------------------------------------------
 
     def default_metric(self) -> dict[str, Metric]:
-        """Mean average precision of likes and, where references exist, frame-level DER."""
+        """Mean average precision of likes and, where references exist, frame-level DER.
+
+        For the latter, slots are linked into speakers as the pipeline does by default.
+        """
         entries = self.prepared_data["development"]
         metrics: dict[str, Metric] = {}
         if any(entry["turns"] is not None for entry in entries):
@@ -385,12 +390,19 @@ class SpeakerLikes(Task):
             if reference is None:
                 continue
             weightings = weighted.weightings[index, : len(reference)].float().cpu().numpy()
+            slots = Slots(
+                [weightings],
+                weighted.embeddings[index].float().cpu().numpy(),
+                weighted.confidence[index].float().cpu().numpy(),
+                weightings.sum(axis=0) * self.model.frames.step,
+            )
+            speakers = slots.speakers(**PARAMETERS)  # (T, K)
             if batch["count"] is None:
-                active = torch.from_numpy(weightings > 0.5)
+                active = speakers > 0.5
             else:
                 count = batch["count"][index, : len(reference)].cpu().numpy()
-                active = torch.from_numpy(top_speakers(weightings, count))
-            metrics["DiarizationErrorRate"].update(active, reference)
+                active = top_speakers(speakers, count)
+            metrics["DiarizationErrorRate"].update(torch.from_numpy(active), reference)
         for name, metric in metrics.items():
             self.model.log(
                 name, metric, on_step=False, on_epoch=True, prog_bar=True,
