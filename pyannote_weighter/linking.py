@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 PARAMETERS = {"threshold": 0.3, "merge": 0.55, "min_duration": 2.0}
-"""Parameters of `Slots.speakers` near those that recipes/default chose on its development files."""
+"""Parameters of `Slots.speakers`, near those that recipes/default chose."""
 
 
 def link_slots(

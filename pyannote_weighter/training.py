@@ -14,8 +14,8 @@ from pyannote.database import registry
 
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.export import export_pipeline
-from pyannote_weighter.pipelines.tuning import tune
 from pyannote_weighter.tasks import SpeakerLikes
+from pyannote_weighter.tuning import tune
 
 SECTIONS = {"protocol", "registry", "frames", "seed", "threads", "model", "task", "trainer"}
 REQUIRED = {"protocol", "registry"}

@@ -60,7 +60,8 @@ class Weighter(Model):
         D, dimension of the embeddings.
     freeze : bool, optional
         Keep the backbone as it was pretrained (default). Its weights then stay out of the
-        checkpoint whenever they can be loaded again by the name of the backbone.
+        checkpoint whenever they can be loaded again by the name of the backbone. False lets
+        gradients reach it, for tasks of one's own: `SpeakerLikes` needs a frozen one.
     duration : float, optional
         Nominal input duration in seconds; any duration is accepted.
     sample_rate, num_channels, task
@@ -234,7 +235,9 @@ class Weighter(Model):
         )
 
     def prepare_data(self) -> None:
-        """Let the task compute frames with this model before training starts."""
+        """Let the task compute frames with this model, where it will be trained."""
+        if self._trainer is not None:
+            self.to(self._trainer.strategy.root_device)
         self.task.model = self
         self.task.prepare_data()
 

@@ -79,7 +79,7 @@ def discretize(turns: list, frames: SlidingWindow, num_frames: int) -> Tensor:
     speakers = sorted({speaker for _, _, speaker in turns})
     reference = torch.zeros(num_frames, len(speakers), dtype=torch.bool)
     for start, end, speaker in turns:
-        first, last = frames.crop(Segment(start, end), return_ranges=True)[0]
+        first, last = frames.crop(Segment(start, end), mode="center", return_ranges=True)[0]
         reference[max(0, first) : last, speakers.index(speaker)] = True
     return reference
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -143,6 +144,7 @@ class SpeakerLikes(Task):
         frame_cache = FrameCache(self.frames, extractor_id(self.model, segmentation))
         extract(training + development, self.model, segmentation, frame_cache)
 
+        self._warn_of_crops(frame_cache, [file["uri"] for file in training])
         prepared = {
             "protocol": self.protocol.name,
             "extractor": frame_cache.extractor_id,
@@ -157,6 +159,18 @@ class SpeakerLikes(Task):
         with open(temporary, "wb") as stream:
             np.savez(stream, **{key: np.array(json.dumps(v)) for key, v in prepared.items()})
         os.replace(temporary, self.cache)
+
+    def _warn_of_crops(self, frame_cache: FrameCache, uris: list[str]) -> None:
+        """Say so where crops will often lack a speaker whom their file is tagged with."""
+        limit = self._num_frames(self.duration)
+        cropped = sum(len(frame_cache.get(uri)[0]) > limit for uri in uris)
+        if cropped > len(uris) / 2:
+            warnings.warn(
+                f"{cropped} of {len(uris)} training files are longer than duration="
+                f"{self.duration:g} s: a crop keeps all likes of its file, also those of speakers "
+                "who are not in it; raise duration to what memory allows",
+                stacklevel=2,
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Load what `prepare_data` wrote."""
@@ -270,7 +284,7 @@ class SpeakerLikes(Task):
             mask=batch["mask"].to(device),
         )
 
-    def training_step(self, batch: dict, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """Set criterion after every round, and agreement with the counted speakers."""
         weighted = self._weigh(batch)
         losses = []
@@ -304,7 +318,10 @@ class SpeakerLikes(Task):
             self._log("loss/activity", activity_loss, batch_size)
             loss = loss + activity_loss
         if not torch.isfinite(loss):
-            return None
+            raise ValueError(
+                f"the loss is {loss.item()} in batch {batch_idx} of epoch "
+                f"{self.model.current_epoch}: lower learning_rate, or look for broken recordings"
+            )
         self._log("loss/train", loss, batch_size)
         return loss
 

@@ -13,9 +13,9 @@ from pyannote.database import registry
 
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.export import export_pipeline
-from pyannote_weighter.pipelines.tuning import tune
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.training import read_config
+from pyannote_weighter.tuning import tune
 
 
 def main() -> None:

