@@ -10,7 +10,7 @@ REFERENCE = "stock"  # what the others are compared with
 COLUMNS = {
     "segmentation": ("segmentation", "speaker_counting"),
     "embedding": ("embeddings", "frames"),
-    "assignment": ("clustering", "assignment", "weightings", "linking"),
+    "assignment": ("clustering", "assignment", "slots", "weightings", "speaker_embeddings"),
     "reconstruction": ("discrete_diarization", "annotation"),
 }
 

@@ -61,7 +61,12 @@ def demo(
     reference = load_rttm(reference_path)["sample"]
 
     with console.status("diarizing with the Weighter"):
-        output = load_pipeline(pipeline, device)(dict(file))
+        artifacts = {}
+
+        def keep(step, artifact=None, **_):
+            artifacts[step] = artifact
+
+        output = load_pipeline(pipeline, device)(dict(file), hook=keep)
     with console.status("diarizing with stock clustering"):
         stock = annotation_of(load_stock(device=device)(dict(file)))
 
@@ -86,6 +91,7 @@ def demo(
         reference=reference,
         weightings=getattr(output, "weightings", None),
         confidence=confidences(output),
+        slots=artifacts.get("slots"),
         title="the sample of pyannote.audio",
     )
     for name in ("sample.rttm", "sample.json", "sample.png"):

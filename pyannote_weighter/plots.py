@@ -5,11 +5,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from pyannote.core import Annotation, SlidingWindowFeature
 from pyannote.metrics.diarization import DiarizationErrorRate
 
 from pyannote_weighter.output import atomic
+from pyannote_weighter.weighting import confidence as slot_confidence
 
 MAX_POINTS = 4000  # across the picture: more would only be drawn over each other
 
@@ -22,6 +24,7 @@ def plot_diarization(
     reference: Annotation | None = None,
     weightings: SlidingWindowFeature | None = None,
     confidence: Mapping[str, float] | None = None,
+    slots: SlidingWindowFeature | None = None,
     title: str | None = None,
 ) -> None:
     """Draw a diarization into a PNG file.
@@ -40,6 +43,8 @@ def plot_diarization(
         One column a speaker, in the order of `hypothesis.labels()`.
     confidence : {label: number}, optional
         Drawn as a bar beside the weighting of its speaker.
+    slots : (T, N) SlidingWindowFeature, optional
+        The N weightings of the Weighter, before slots are linked into speakers.
     title : str, optional
     """
     waveform = np.asarray(waveform, dtype=float)
@@ -60,6 +65,8 @@ def plot_diarization(
     # rows: waveform, annotations, one per weighting; a narrow second column holds confidences
     num_weightings = 0 if weightings is None else len(labels)
     heights = [1.5] + [0.4 + 0.25 * len(a.labels()) for _, a in annotations] + [1] * num_weightings
+    if slots is not None:
+        heights.append(0.4 + 0.16 * slots.data.shape[1])
     figure = Figure(figsize=(12, 0.6 + 0.85 * sum(heights)), layout="constrained")
     grid = figure.add_gridspec(
         len(heights), 2, height_ratios=heights, width_ratios=(30, 1 if confidence else 1e-6)
@@ -70,11 +77,14 @@ def plot_diarization(
     for axis, (name, annotation) in zip(axes[1:], annotations, strict=False):
         _draw_turns(axis, annotation, colors[name], name)
     for index in range(num_weightings):
-        row, label = len(heights) - num_weightings + index, labels[index]
+        row, label = 1 + len(annotations) + index, labels[index]
         color = colors["hypothesis"][label]
         _draw_weighting(axes[row], weightings, index, color, str(label))
         if confidence:
             _draw_confidence(figure.add_subplot(grid[row, 1]), confidence.get(label), color)
+
+    if slots is not None:
+        _draw_slots(axes[-1], slots)
 
     for axis in axes:
         axis.set_xlim(0, duration)
@@ -141,6 +151,25 @@ def _draw_weighting(axis, weightings: SlidingWindowFeature, index: int, color, l
     axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
     if index == 0:
         axis.set_title("weightings", loc="left", fontsize=9, pad=3)
+
+
+def _draw_slots(axis, slots: SlidingWindowFeature) -> None:
+    window, (num_frames, num_slots) = slots.sliding_window, slots.data.shape
+    skip = max(1, num_frames // MAX_POINTS)
+    start = window.start + 0.5 * (window.duration - window.step)
+    axis.imshow(
+        slots.data[::skip].T,
+        aspect="auto",
+        cmap="Greys",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=(start, start + num_frames * window.step, num_slots, 0),
+    )
+    c = slot_confidence(torch.as_tensor(slots.data)).tolist()
+    axis.set_yticks([n + 0.5 for n in range(num_slots)], [f"{value:.2f}" for value in c])
+    axis.tick_params(axis="y", labelsize=6, length=0)
+    axis.set_title("slots before they are linked, and their confidence", loc="left", fontsize=9)
 
 
 def _draw_confidence(axis, value: float | None, color) -> None:

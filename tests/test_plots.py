@@ -1,5 +1,6 @@
 """Tests of the picture."""
 
+import matplotlib.image
 import numpy as np
 import pytest
 from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
@@ -56,3 +57,17 @@ def test_matched_speakers_share_a_colour(hypothesis):
     assert colors["reference"]["Bob"] == colors["hypothesis"]["SPEAKER_00"]
     assert colors["reference"]["Alice"] == colors["hypothesis"]["SPEAKER_01"]
     assert colors["reference"]["Carol"] not in colors["hypothesis"].values()
+
+
+def test_slots_are_drawn_below(tmp_path, hypothesis):
+    """The picture grows by the slots; it is whole for one frame and one slot too."""
+    window = SlidingWindow(start=0.0, duration=0.02, step=0.02)
+    heights = []
+    for name, slots in {
+        "none": None,
+        "many": SlidingWindowFeature(np.random.default_rng(0).random((200, 16)), window),
+        "one": SlidingWindowFeature(np.ones((1, 1)), window),
+    }.items():
+        plot_diarization(tmp_path / f"{name}.png", np.zeros(64000), 16000, hypothesis, slots=slots)
+        heights.append(matplotlib.image.imread(tmp_path / f"{name}.png").shape[0])
+    assert heights[1] > heights[2] > heights[0]

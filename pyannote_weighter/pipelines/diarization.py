@@ -156,8 +156,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             Bounds on the number of speakers.
         hook : callable, optional
             Called as upstream does after the steps "segmentation", "speaker_counting",
-            "embeddings" (frames of the backbone), "weightings", "discrete_diarization" and
-            "speaker_embeddings".
+            "embeddings" (frames of the backbone), "slots" (N weightings), "weightings" (of the
+            speakers), "discrete_diarization" and "speaker_embeddings".
 
         Returns
         -------
@@ -185,9 +185,11 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         if not speech.any():
             return self._answer(self._nobody(uri))
         slots = self.weigh(frames, speech)
+        window = self._weighter.frames
+        hook("slots", SlidingWindowFeature(np.concatenate(slots.weightings), window))
         weightings = self.link(slots, min_speakers, max_speakers)  # (T, K)
         weightings = self.improve(weightings, frames, speech)
-        hook("weightings", SlidingWindowFeature(weightings, self._weighter.frames))
+        hook("weightings", SlidingWindowFeature(weightings, window))
         output = self.reconstruct(weightings, count, frames, max_speakers, uri, hook)
         found = len(output.speaker_diarization.labels())
         if found < min_speakers:

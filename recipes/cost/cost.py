@@ -19,7 +19,7 @@ from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 from pyannote_weighter.timing import StepTimer
 
 # what puts names on speech that the segmentation has found
-SPEAKER_STEPS = ("embeddings", "weightings", "speaker_embeddings", "clustering")
+SPEAKER_STEPS = ("embeddings", "slots", "weightings", "speaker_embeddings", "clustering")
 
 
 def main() -> None:

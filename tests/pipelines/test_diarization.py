@@ -146,7 +146,7 @@ def test_hooks(steps, output):
     names = list(dict.fromkeys(args[0] for args, _ in steps))
     upstream = ["segmentation", "speaker_counting", "embeddings", "discrete_diarization"]
     assert [name for name in names if name in upstream] == upstream
-    assert set(names) - set(upstream) == {"weightings", "speaker_embeddings"}
+    assert set(names) - set(upstream) == {"slots", "weightings", "speaker_embeddings"}
     assert all(options["file"]["uri"] == "sample" for _, options in steps)
     for name in ("segmentation", "embeddings"):  # progress first, then the artifact
         calls = [(args[1], options) for args, options in steps if args[0] == name]

@@ -1,0 +1,70 @@
+"""Equal error rate of CAM++ on single utterances, and cosines of halves of utterances."""
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
+
+import numpy as np
+import torch
+from rich.progress import track
+from sklearn.metrics import roc_curve
+
+from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.models import CAMPPlus
+
+
+def equal_error_rate(same: np.ndarray, different: np.ndarray) -> float:
+    """Rate at which false acceptances and false rejections are equally frequent."""
+    labels = np.r_[np.ones(len(same)), np.zeros(len(different))]
+    false_accepted, accepted, _ = roc_curve(labels, np.r_[same, different])
+    closest = np.nanargmin(np.abs(false_accepted - (1 - accepted)))
+    return (false_accepted[closest] + 1 - accepted[closest]) / 2
+
+
+def main() -> None:
+    """Read the command line, embed, print tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--voices", type=Path, required=True, help="folder of an4/, librispeech/")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    model = CAMPPlus.from_pretrained_weights().eval()
+
+    @torch.inference_mode()
+    def embed(waveform: torch.Tensor) -> np.ndarray:
+        return torch.nn.functional.normalize(model(waveform[None]), dim=-1)[0].numpy()
+
+    paths = sorted((arguments.voices / "an4").glob("*/*.flac"))
+    waveforms = [load_waveform(path) for path in paths]
+    embeddings = np.stack([embed(w) for w in track(waveforms, "AN4", transient=True)])
+    speakers = np.array([path.parent.name for path in paths])
+    seconds = np.array([w.shape[1] / 16000 for w in waveforms])
+    print("| AN4 utterances | number | EER, % |\n|---|---|---|")
+    for least in (0.0, 1.0, 2.0):
+        kept = seconds >= least
+        cosine = embeddings[kept] @ embeddings[kept].T
+        pairs = np.triu_indices(kept.sum(), k=1)
+        same = (speakers[kept][:, None] == speakers[kept][None])[pairs]
+        rate = equal_error_rate(cosine[pairs][same], cosine[pairs][~same])
+        print(f"| at least {least:g} s | {kept.sum()} | {100 * rate:.2f} |", flush=True)
+
+    paths = sorted((arguments.voices / "librispeech").glob("*/*.flac"))[::3]
+    halves = []
+    for path in track(paths, "LibriSpeech", transient=True):
+        waveform = load_waveform(path)
+        middle = waveform.shape[1] // 2
+        halves.append((embed(waveform[:, :middle]), embed(waveform[:, middle:])))
+    first, second = (np.stack(side) for side in zip(*halves, strict=True))
+    cosine = first @ second.T
+    same, different = np.diag(cosine), cosine[~np.eye(len(cosine), dtype=bool)]
+    rate = equal_error_rate(same, different)
+    print(
+        f"\nhalves of {len(paths)} LibriSpeech utterances: mean cosine {same.mean():.2f} "
+        f"(same speaker), {different.mean():.2f} (different); EER {100 * rate:.2f} %"
+    )
+
+
+if __name__ == "__main__":
+    main()
