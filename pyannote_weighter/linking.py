@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PARAMETERS = {"threshold": 0.3, "merge": 0.55, "min_duration": 2.0}
+PARAMETERS = {"threshold": 0.3, "merge": 0.5, "min_duration": 2.0}
 """Parameters of `Slots.speakers`, near those that recipes/default chose."""
+
+CENTER = 0.3
+"""Share of the mean that `Slots.speakers` takes away, chosen on the same development files."""
 
 
 def link_slots(
@@ -16,6 +19,7 @@ def link_slots(
     threshold: float,
     min_speakers: int = 1,
     max_speakers: float = np.inf,
+    center: float = 0.0,
 ) -> np.ndarray:
     """Merge slots, the most similar pair first, as centroid linkage does.
 
@@ -31,6 +35,9 @@ def link_slots(
         Least cosine between the centroids of two merged groups.
     min_speakers, max_speakers : int, optional
         Bounds on the number of groups; they go before the threshold.
+    center : float, optional
+        Share of the mean of all slots that is taken away before slots are compared. What a channel
+        adds to everybody in a file makes different speakers look alike.
 
     Returns
     -------
@@ -39,7 +46,10 @@ def link_slots(
     """
     num_slots = len(embeddings)
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    sums = embeddings / np.maximum(norms, 1e-9) * np.maximum(seconds, 1e-3)[:, None]
+    unit = embeddings / np.maximum(norms, 1e-9)
+    weights = np.maximum(seconds, 1e-3)[:, None]
+    unit = unit - center * (weights * unit).sum(axis=0) / max(weights.sum(), 1e-9)
+    sums = unit * weights
     members = [{slot} for slot in range(num_slots)]
     alive = np.ones(num_slots, dtype=bool)
     similarity = _cosine(sums, sums)
@@ -126,7 +136,12 @@ class Slots:
         kept = np.flatnonzero(kept)
 
         groups = link_slots(
-            self.embeddings[kept], self.seconds[kept], merge, min_speakers, max_speakers
+            self.embeddings[kept],
+            self.seconds[kept],
+            merge,
+            min_speakers,
+            max_speakers,
+            center=CENTER,
         )
         held = np.bincount(groups, weights=self.seconds[kept])
         stays = held >= min_duration

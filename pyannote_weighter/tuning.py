@@ -15,7 +15,7 @@ from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate
 
 GRID = {
     "threshold": (0.3,),
-    "merge": (0.45, 0.5, 0.55, 0.6, 0.65, 0.7),
+    "merge": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65),
     "min_duration": (1.0, 1.5, 2.0, 3.0),
 }
 

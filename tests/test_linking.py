@@ -184,3 +184,12 @@ def test_whatever_the_parameters(windows, num_slots, threshold, merge, least, bo
     assert (speakers.sum(axis=1) > 0).all()  # no window is deserted
     after = slots.embeddings, slots.confidence, slots.seconds
     assert all((x == y).all() for x, y in zip(before, after, strict=True))
+
+
+def test_center_undoes_a_channel():
+    """Two speakers who share a large offset are told apart once part of it is taken away."""
+    offset, first, second = np.eye(3)
+    embeddings = np.stack([first, first, second, second]) + 1.5 * offset
+    seconds = np.full(4, 5.0)
+    assert link_slots(embeddings, seconds, threshold=0.6).max() == 0
+    assert link_slots(embeddings, seconds, threshold=0.6, center=0.5).tolist() == [0, 0, 1, 1]
