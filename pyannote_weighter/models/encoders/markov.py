@@ -1,0 +1,279 @@
+"""Unrolled assignment with a learned prior of how speakers take turns.
+
+A mixture of Gaussians whose components are slots and whose assignment over time is a Markov
+chain, solved by a few rounds of variational expectation-maximisation (Attias 1999; for speakers
+Valente 2005, Landini et al. 2022), each step a differentiable function. Learned are the
+procedure's own few numbers: how turns begin and end, at several time scales; how much speakers
+differ; how far to trust each round. No voice is learned and no dimension is fixed: frames enter
+through inner products only, so one set of weights serves any dimension, length and number of
+slots, and a rotation of the frames changes nothing.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyannote_weighter.forward_backward import forward_backward
+
+EPS = 1e-6
+START_WIDTHS = (9, 31, 101)
+"""Frames of the moving averages that the start looks through."""
+
+
+class Refined(NamedTuple):
+    """What `MarkovRefiner` returns."""
+
+    weightings: list[Tensor]
+    """(B, T, N) of each round; the last one is the answer. They sum to one over slots."""
+    means: list[Tensor]
+    """(B, N, D) mean frames of these weightings."""
+    log_evidence: Tensor
+    """(B,) log-likelihood of the frames in the last round, up to a constant per file."""
+
+
+class TurnTaking(nn.Module):
+    """Markov chains of turns: slots that are alike, each with phases of a turn.
+
+    A chain is in one phase of one slot. From each phase it leaves for another slot (any of them
+    alike) with a learned probability, arrives in a learned phase, and moves between phases as long
+    as it stays. Phases are what lets turns be anything but memoryless: after a change another
+    change is likely, after a long turn it is not. They begin as a diffusion from a shallow phase,
+    from which turns end, to deeper ones.
+
+    Parameters
+    ----------
+    dwell : sequence of float
+        Mean frames of a turn that each chain begins with, one chain a time scale.
+    num_phases : int
+    """
+
+    def __init__(self, dwell: tuple[float, ...] = (15.0, 40.0, 120.0), num_phases: int = 4):
+        super().__init__()
+        chains = len(dwell)
+        rate = 1 / torch.tensor(dwell)[:, None]  # (M, 1)
+        depth = torch.arange(num_phases, dtype=torch.float32)
+        # half as likely to leave with every phase, about 1 / dwell on average
+        leave = (rate * 2 * 0.5**depth).clamp(max=0.5)
+        near = -(depth[:, None] - depth).abs()  # (J, J)
+        self.leave = nn.Parameter(torch.logit(leave))
+        self.stay = nn.Parameter((4 * near).expand(chains, -1, -1).clone())
+        self.enter = nn.Parameter((-depth).expand(chains, -1).clone())
+        self.prior = nn.Parameter(torch.zeros(chains))
+
+    def forward(self, num_slots: int) -> tuple[Tensor, Tensor]:
+        """Transition (M, S, S) and stationary (M, S) probabilities, S = slots * phases."""
+        leave = self.leave.sigmoid().unsqueeze(-1)  # (M, J, 1)
+        within = (1 - leave) * self.stay.softmax(-1)  # (M, J, J)
+        across = leave * self.enter.softmax(-1).unsqueeze(1)  # (M, J, J)
+        phases = _stationary(within + across) / num_slots  # (M, J)
+        if num_slots == 1:
+            return within + across, phases
+        same = torch.eye(num_slots, device=leave.device, dtype=leave.dtype)
+        other = (1 - same) / (num_slots - 1)
+        transition = _kronecker(same, within) + _kronecker(other, across)
+        return transition, phases.repeat(1, num_slots)
+
+
+def _kronecker(slots: Tensor, phases: Tensor) -> Tensor:
+    """(N, N), (M, J, J) to (M, N * J, N * J)."""
+    product = torch.einsum("ab,mij->maibj", slots, phases)
+    return product.flatten(3, 4).flatten(1, 2)
+
+
+def _stationary(transition: Tensor) -> Tensor:
+    """(M, J, J) to the (M, J) distribution that it leaves unchanged."""
+    size = transition.shape[-1]
+    ones = transition.new_ones(size, size)
+    eye = torch.eye(size, device=transition.device, dtype=transition.dtype)
+    # p (P - I + 1 1') = 1', as the entries of p sum to one
+    system = (transition - eye + ones).transpose(1, 2)
+    return torch.linalg.solve(system, transition.new_ones(len(transition), size))
+
+
+class MarkovRefiner(nn.Module):
+    """Frames to weightings by rounds of mean, score, forward-backward.
+
+    Parameters
+    ----------
+    num_rounds : int
+        Rounds in training. At inference the last one can be repeated.
+    dwell, num_phases
+        See `TurnTaking`.
+    window : int
+        Frames that forward-backward takes in one piece at inference; more are cut into windows
+        that overlap.
+
+    References
+    ----------
+    Attias, "Inferring parameters and structure of latent variable models by variational Bayes",
+    UAI 1999. Landini et al., "Bayesian HMM clustering of x-vector sequences (VBx)", Computer
+    Speech & Language 2022. Greff et al., "Neural expectation maximization", NeurIPS 2017.
+    """
+
+    def __init__(
+        self,
+        num_rounds: int = 6,
+        dwell: tuple[float, ...] = (15.0, 40.0, 120.0),
+        num_phases: int = 4,
+        window: int = 2000,
+    ):
+        super().__init__()
+        self.num_rounds = num_rounds
+        self.window = window
+        self.turns = TurnTaking(dwell, num_phases)
+        self.log_temperature = nn.Parameter(torch.zeros(num_rounds))
+        self.log_spread = nn.Parameter(torch.zeros(num_rounds))
+        # shares of two corrections: what a frame did to its own slot's mean, and how uncertain
+        # that mean is
+        self.own_share = nn.Parameter(torch.ones(num_rounds))
+        self.uncertainty = nn.Parameter(torch.ones(num_rounds))
+
+    def forward(
+        self,
+        frames: Tensor,
+        num_slots: int,
+        start: Tensor | None = None,
+        num_rounds: int | None = None,
+    ) -> Refined:
+        """Assign frames to slots.
+
+        Parameters
+        ----------
+        frames : (B, T, D) tensor
+            Noise of about the same size in all dimensions. Its size is measured.
+        num_slots : int
+            N.
+        start : (B, T, N) tensor, optional
+            Weightings to start from. Defaults to `start_weightings`.
+        num_rounds : int, optional
+
+        Returns
+        -------
+        refined : Refined
+        """
+        sigma = noise_level(frames)  # (B,)
+        center = frames.mean(1, keepdim=True)
+        z = (frames - center) / sigma[:, None, None]
+        posterior = start_weightings(z, num_slots) if start is None else start
+        energy = z.square().sum(-1, keepdim=True)  # (B, T, 1)
+        transition, initial = self.turns(num_slots)
+        weightings, means = [], []
+        for r in range(self.num_rounds if num_rounds is None else num_rounds):
+            r = min(r, self.num_rounds - 1)
+            scores = self.score(z, energy, posterior, sigma, r)
+            chains = forward_backward(
+                scores, transition, initial, None if self.training else self.window
+            )
+            evidence = chains.log_evidence + self.turns.prior.unsqueeze(1)  # (M, B)
+            posterior = torch.einsum("mb,mbtn->btn", evidence.softmax(0), chains.slots)
+            weightings.append(posterior)
+            mass = posterior.sum(1).unsqueeze(-1)
+            means.append(posterior.transpose(1, 2) @ frames / mass.clamp(min=EPS))
+        return Refined(weightings, means, evidence.logsumexp(0))
+
+    def score(
+        self, z: Tensor, energy: Tensor, posterior: Tensor, sigma: Tensor, r: int
+    ) -> Tensor:
+        """Expected log-likelihood of frames in slots, without what all slots share.
+
+        A slot's vector has a Gaussian posterior around the regularised mean of its frames. The mean
+        leaves out the frame that is scored: it would otherwise vote for where it is already,
+        with a weight that grows with the dimension.
+
+        Parameters
+        ----------
+        z : (B, T, D) tensor
+            Frames, centred, in units of the noise.
+        energy : (B, T, 1) tensor
+            Squared length of each.
+        posterior : (B, T, N) tensor
+        sigma : (B,) tensor
+            Noise.
+        r : int
+            Round.
+
+        Returns
+        -------
+        scores : (B, T, N) tensor
+        """
+        spread = self.log_spread[r].exp() / sigma.square()  # (B,), variance of vectors in z
+        count = posterior.sum(1) + 1 / spread.unsqueeze(1)  # (B, N)
+        mean = posterior.transpose(1, 2) @ z / count.unsqueeze(-1)  # (B, N, D)
+        inner = z @ mean.transpose(1, 2)  # (B, T, N)
+        own = self.own_share[r] * posterior / count.unsqueeze(1)  # (B, T, N)
+        squared = mean.square().sum(-1).unsqueeze(1)
+        squared = squared - 2 * own * inner + own.square() * energy
+        variance = self.uncertainty[r] * z.shape[-1] / count.unsqueeze(1)
+        scores = inner - own * energy - (squared + variance) / 2
+        return self.log_temperature[r].exp() * scores
+
+
+def noise_level(frames: Tensor) -> Tensor:
+    """Standard deviation of the noise of (B, T, D) frames, (B,).
+
+    From differences of neighbours, which are of one speaker but for the few frames of a change.
+    """
+    if frames.shape[1] < 2:
+        return frames.new_ones(len(frames))
+    variance = (frames[:, 1:] - frames[:, :-1]).square().mean((1, 2)) / 2
+    return variance.clamp(min=EPS).sqrt()
+
+
+def moving_average(series: Tensor, width: int) -> Tensor:
+    """Average (B, T, D) over `width` frames (odd) around each, fewer at both ends."""
+    reach = min(width // 2, series.shape[1])
+    total = F.pad(series.cumsum(1), (0, 0, 1, 0))  # (B, T + 1, D)
+    index = torch.arange(series.shape[1], device=series.device)
+    first = (index - reach).clamp(min=0)
+    last = (index + reach + 1).clamp(max=series.shape[1])
+    return (total[:, last] - total[:, first]) / (last - first).unsqueeze(-1)
+
+
+@torch.no_grad()
+def start_weightings(z: Tensor, num_slots: int, num_passes: int = 5) -> Tensor:
+    """Where to start: slots around frames that are far apart where speakers differ most.
+
+    Noise is independent from frame to frame and speakers are not, so the covariance of frames
+    with their neighbours, without themselves, holds speakers alone. Its leading N - 1 directions
+    are what N speakers can differ in. In them frames are averaged over time and clustered: first
+    those far apart, then soft k-means.
+
+    Parameters
+    ----------
+    z : (B, T, D) tensor
+        Centred frames in units of the noise.
+    num_slots : int
+        N.
+    num_passes : int, optional
+        Of soft k-means.
+
+    Returns
+    -------
+    posterior : (B, T, N) tensor
+    """
+    B, T, D = z.shape
+    if num_slots == 1:
+        return z.new_ones(B, T, 1)
+    around = sum(moving_average(z, width) - z / width for width in START_WIDTHS)
+    covariance = z.transpose(1, 2) @ around  # (B, D, D)
+    _, directions = torch.linalg.eigh(covariance + covariance.transpose(1, 2))
+    y = z @ directions[..., -min(num_slots - 1, D) :]
+    y = sum(moving_average(y, width) for width in START_WIDTHS[:2]) / 2  # (B, T, R)
+
+    batch = torch.arange(B, device=z.device)
+    distance = y.square().sum(-1)  # (B, T), to the centre, then to the closest slot
+    centers = []
+    for _ in range(num_slots):
+        centers.append(y[batch, distance.argmax(1)])
+        to_last = (y - centers[-1].unsqueeze(1)).square().sum(-1)
+        distance = to_last if len(centers) == 1 else torch.minimum(distance, to_last)
+    centers = torch.stack(centers, 1)  # (B, N, R)
+    for _ in range(num_passes):
+        distance = torch.cdist(y, centers).square()  # (B, T, N)
+        width = distance.amin(-1).mean(1)[:, None, None].clamp(min=EPS)
+        posterior = (-distance / width).softmax(-1)
+        mass = posterior.sum(1).unsqueeze(-1).clamp(min=EPS)
+        centers = posterior.transpose(1, 2) @ y / mass
+    return posterior
