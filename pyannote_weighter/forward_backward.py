@@ -90,70 +90,64 @@ class _ForwardBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, log_emission: Tensor, transition: Tensor, initial: Tensor):
-        emission = log_emission.exp()  # (T, B, N)
-        num_frames, batch, num_slots = emission.shape
+        num_frames, batch, num_slots = log_emission.shape
         chains, states = initial.shape
+        emission = log_emission.exp()[:, None, :, :, None]  # (T, 1, B, N, 1)
         shape = (chains, batch, num_slots, states // num_slots)
-        alphas = emission.new_empty(num_frames, chains, batch, states)
-        scales = emission.new_empty(num_frames, chains, batch, 1)
+        alphas = emission.new_empty(num_frames, *shape)
+        scales = emission.new_empty(num_frames, chains, batch, 1, 1)
         predicted = initial.unsqueeze(1).expand(chains, batch, states)
         for t in range(num_frames):
-            alpha = _emit(predicted, emission[t], shape)
-            torch.sum(alpha, -1, keepdim=True, out=scales[t])
+            alpha = predicted.view(shape) * emission[t]
+            torch.sum(alpha, (-1, -2), keepdim=True, out=scales[t])
             torch.div(alpha, scales[t], out=alphas[t])
-            predicted = torch.bmm(alphas[t], transition)
-        slots = emission.new_empty(num_frames, *shape[:3])
-        beta = emission.new_ones(chains, batch, states)
-        backward = transition.transpose(1, 2)
-        for t in range(num_frames - 1, -1, -1):
-            torch.sum((alphas[t] * beta).view(shape), -1, out=slots[t])
-            beta = torch.bmm(_emit(beta, emission[t], shape) / scales[t], backward)
-        ctx.save_for_backward(emission, transition, initial, alphas, scales, slots)
-        return slots, scales.squeeze(-1).log()
+            predicted = torch.bmm(alphas[t].flatten(-2), transition)
+        emission = emission / scales  # (T, M, B, N, 1), from here on relative to the scale
+        betas = torch.empty_like(alphas)
+        betas[-1] = 1.0
+        _run_back(betas, emission, transition)
+        slots = (alphas * betas).sum(-1)  # (T, M, B, N)
+        ctx.save_for_backward(emission, transition, alphas, betas, slots)
+        return slots, scales.log().flatten(2)
 
     @staticmethod
     def backward(ctx, grad_slots: Tensor, grad_log_scales: Tensor):
-        emission, transition, initial, alphas, scales, slots = ctx.saved_tensors
-        num_frames, chains, batch, states = alphas.shape
-        shape = slots.shape[1:] + (states // slots.shape[-1],)
+        emission, transition, alphas, betas, slots = ctx.saved_tensors
         direction = grad_slots.unsqueeze(-1)  # (T, M, B, N, 1), of log-emissions
-        weight = grad_log_scales[0].unsqueeze(-1)  # (M, B, 1), of the log-evidence
+        weight = grad_log_scales[0][..., None, None]  # (M, B, 1, 1), of the log-evidence
+        # how the evidence moves, relative to itself; scales are held
+        drift = (slots * grad_slots).sum((0, -1))[..., None, None]  # (M, B, 1, 1)
 
-        # tangents of the forward recursion
-        alpha_dots = torch.empty_like(alphas)
-        scale_dots = torch.empty_like(scales)
-        predicted_dot = torch.zeros_like(alphas[0])
-        for t in range(num_frames):
-            alpha_dot = _emit(predicted_dot, emission[t], shape)
-            moved = (alphas[t].view(shape) * direction[t]).view_as(alphas[t])
-            alpha_dot = alpha_dot / scales[t] + moved
-            torch.sum(alpha_dot, -1, keepdim=True, out=scale_dots[t])  # relative to the scale
-            torch.sub(alpha_dot, alphas[t] * scale_dots[t], out=alpha_dots[t])
-            predicted_dot = torch.bmm(alpha_dots[t], transition)
+        alpha_dots = alphas * direction
+        for t in range(1, len(alphas)):
+            predicted_dot = torch.bmm(alpha_dots[t - 1].flatten(-2), transition)
+            alpha_dots[t].addcmul_(predicted_dot.view_as(alphas[t]), emission[t])
+        messages = emission * betas  # what t says to t - 1, before the transition
+        message_dots = messages * direction
+        beta_dots = torch.zeros_like(betas)
+        _run_back(beta_dots, emission, transition, message_dots)
+        message_dots += emission * beta_dots
+        slot_dots = (alpha_dots * betas + alphas * beta_dots).sum(-1)
+        grad_log_emission = slot_dots + (weight - drift).squeeze(-1) * slots
 
-        # and of the backward one
-        grad_log_emission = torch.empty_like(slots)
-        messages = torch.empty_like(alphas)  # what comes back from t + 1 into transition
-        message_dots = torch.empty_like(alphas)
-        beta, beta_dot = torch.ones_like(alphas[0]), torch.zeros_like(alphas[0])
-        backward = transition.transpose(1, 2)
-        for t in range(num_frames - 1, -1, -1):
-            gamma_dot = alpha_dots[t] * beta + alphas[t] * beta_dot
-            torch.sum(gamma_dot.view(shape), -1, out=grad_log_emission[t])
-            moved = beta_dot + (beta.view(shape) * direction[t]).view_as(beta)
-            messages[t] = _emit(beta, emission[t], shape) / scales[t]
-            message_dots[t] = _emit(moved, emission[t], shape) / scales[t]
-            message_dots[t] -= messages[t] * scale_dots[t]
-            beta = torch.bmm(messages[t], backward)
-            beta_dot = torch.bmm(message_dots[t], backward)
-        grad_log_emission = (grad_log_emission + weight * slots).sum(1)  # (T, B, N)
-        grad_initial = (message_dots[0] + weight * messages[0]).sum(1)  # (M, S)
-        later = message_dots[1:] + weight * messages[1:]
-        grad_transition = torch.einsum("tmbi,tmbj->mij", alphas[:-1], later)
+        message_dots += (weight - drift) * messages
+        messages, message_dots = messages.flatten(-2), message_dots.flatten(-2)
+        alphas, alpha_dots = alphas.flatten(-2), alpha_dots.flatten(-2)
+        grad_transition = torch.einsum("tmbi,tmbj->mij", alphas[:-1], message_dots[1:])
         grad_transition += torch.einsum("tmbi,tmbj->mij", alpha_dots[:-1], messages[1:])
-        return grad_log_emission, grad_transition, grad_initial
+        return grad_log_emission.sum(1), grad_transition, message_dots[0].sum(1)
 
 
-def _emit(states: Tensor, emission: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """(chain, batch, state) times (batch, slot), the same for all phases of a slot."""
-    return (states.view(shape) * emission.unsqueeze(-1)).view(states.shape)
+def _run_back(
+    betas: Tensor, emission: Tensor, transition: Tensor, added: Tensor | None = None
+) -> None:
+    """Fill betas from the last frame, which is given, to the first.
+
+    beta(t - 1) = transition (emission(t) beta(t) + added(t))
+    """
+    backward = transition.transpose(1, 2)
+    for t in range(len(betas) - 1, 0, -1):
+        message = betas[t] * emission[t]
+        if added is not None:
+            message += added[t]
+        betas[t - 1] = torch.bmm(message.flatten(-2), backward).view_as(betas[t])

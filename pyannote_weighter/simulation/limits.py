@@ -4,14 +4,19 @@ Each limit knows more than the one before, or less in one named respect:
 
 - `known_means`: the vectors of the speakers, nothing about time;
 - `known_means_hmm`: and how often speakers switch, as a Markov chain from speaker to speaker;
-- `known_means_walk`: and that they switch along the random walk: the exact posterior, which no
-  method surpasses, on average, whatever it knows beyond the frames;
-- `unknown_means_walk`: the random walk, but not the vectors: they are integrated out. This is the
+- `known_means_walk`: and that they switch along the random walk. This is the exact posterior: no
+  method gets more frames right on average;
+- `unknown_means_walk`: the random walk, but not the vectors, which are integrated out. This is the
   ceiling for whoever has to find the vectors in the frames, as every clustering must.
 
+The ceilings are for sequences as they are drawn, and for labels that come with names. Where a
+ceiling is low, two things may lie above it: labels named afterwards as suits them best (one name
+throughout is then right as often as the most frequent speaker speaks) and, on sequences chosen
+for their balance, whoever knows of the choice.
+
 All are for one speaker at a time: `RandomWalkVectors` without overlap and silence. Posteriors are
-(batch, time, speaker) and sum to one; take the likeliest speaker of a frame for its label. They
-are computed in the dtype (float32 or float64) and on the device of the frames.
+(batch, time, speaker) and sum to one; the likeliest speaker of a frame is its label. They are
+computed in the dtype (float32 or float64) and on the device of the frames.
 """
 
 import math
@@ -115,20 +120,12 @@ def known_means_hmm(
 
     Parameters
     ----------
-    frames : (batch, time, dimension) tensor
-    vectors : (batch, speaker, dimension) tensor
-    sigma : float
-        Standard deviation of the noise, per dimension; positive.
+    frames, vectors, sigma, shares
+        As in `known_means`.
     scale : float
         That of the walk.
-    shares : sequence of float, optional
-        Expected share of time of each speaker. Defaults to equal ones.
     rate : float, optional
         Crossings of a border, both ways, a frame. Defaults to those of the walk.
-
-    Returns
-    -------
-    posterior : (batch, time, speaker) tensor
 
     Raises
     ------
@@ -156,21 +153,13 @@ def known_means_walk(
 
     Parameters
     ----------
-    frames : (batch, time, dimension) tensor
-    vectors : (batch, speaker, dimension) tensor
-    sigma : float
-        Standard deviation of the noise, per dimension; positive.
+    frames, vectors, sigma, shares
+        As in `known_means`.
     scale : float
         That of the walk.
-    shares : sequence of float, optional
-        Expected share of time of each speaker. Defaults to equal ones.
     bins : float, optional
         There are at least ``bins * scale`` bins on the circle (half of them after folding). Each
         speaker's part has a whole number of them.
-
-    Returns
-    -------
-    posterior : (batch, time, speaker) tensor
     """
     chain = _walking(vectors.shape[1], scale, shares, bins)
     return _forward_backward(_scores(frames, vectors, sigma), chain)
@@ -197,10 +186,10 @@ def unknown_means_walk(
 
     The chain starts at the true path. Truth and frames are drawn together, so that the truth is
     itself a draw from the posterior and the chain is in equilibrium from its first step: there is
-    nothing to burn in. What is left are two errors. Steps that still resemble the truth make the
-    result too good: the first ones are discarded, and a chain that mixes slowly remains optimistic.
-    Few independent steps make it too poor, as their average is noisy where speakers are about
-    equally likely. Take more steps until the accuracy no longer moves.
+    nothing to burn in. Two errors are left. Steps that still resemble the truth make the result
+    too good: the first ones are discarded, but a chain that mixes slowly remains optimistic. Few
+    independent steps make it too poor, as their average is noisy where speakers are about equally
+    likely. Take more steps until the accuracy no longer moves.
 
     The posterior does not tell numberings of the speakers apart that the walk makes equally
     likely, so that the chain may exchange speakers where noise is strong. Each step is numbered
@@ -208,31 +197,20 @@ def unknown_means_walk(
 
     Parameters
     ----------
-    frames : (batch, time, dimension) tensor
+    frames, sigma, scale, shares, bins
+        As in `known_means_walk`.
     speaker : (batch, time) int64 tensor
         The true path, where the chain starts.
     num_speakers : int
-    sigma : float
-        Standard deviation of the noise, per dimension; positive.
-    scale : float
-        That of the walk.
-    shares : sequence of float, optional
-        Expected share of time of each speaker. Defaults to equal ones.
-    bins : float, optional
-        As in `known_means_walk`.
     steps, discard : int, optional
         Steps of the chain, and how many of them, at its start, do not count.
     generator : torch.Generator, optional
         Seeds the chain, on any device. Defaults to torch's global one on the CPU.
 
-    Returns
-    -------
-    posterior : (batch, time, speaker) tensor
-
     Raises
     ------
     ValueError
-        Where somebody else than one of the speakers speaks, or no step is left to count.
+        Where a frame has no speaker or several, or no step is left to count.
 
     References
     ----------
@@ -324,7 +302,7 @@ def _scores(frames: Tensor, vectors: Tensor, sigma: float) -> Tensor:
 def _forward_backward(scores: Tensor, chain: _Chain) -> Tensor:
     """Posterior of the speakers, (batch, time, speaker) log-likelihoods to the same shape."""
     chain = chain.to(scores)
-    blocks = scores.split(_block(scores, chain))
+    blocks = _likelihood(scores).split(_block(scores, chain))
     return torch.cat([_smooth(_filter(block, chain), block, chain) for block in blocks])
 
 
@@ -334,13 +312,14 @@ def _block(frames: Tensor, chain: _Chain) -> int:
 
 
 def _likelihood(scores: Tensor) -> Tensor:
+    """Relative to the likeliest speaker of a frame."""
     return (scores - scores.amax(-1, keepdim=True)).exp().clamp(min=_FLOOR)
 
 
-def _filter(scores: Tensor, chain: _Chain) -> Tensor:
+def _filter(likelihood: Tensor, chain: _Chain) -> Tensor:
     """Probabilities of the states given the frames so far, (time, batch, state)."""
-    likelihood = _likelihood(scores).transpose(0, 1)  # (T, B, K)
-    filtered = scores.new_empty(*likelihood.shape[:2], len(chain.start))
+    likelihood = likelihood.transpose(0, 1)  # (T, B, K)
+    filtered = likelihood.new_empty(*likelihood.shape[:2], len(chain.start))
     state = chain.start.expand(filtered.shape[1:])
     for t, seen in enumerate(likelihood):
         if t > 0:
@@ -350,11 +329,11 @@ def _filter(scores: Tensor, chain: _Chain) -> Tensor:
     return filtered
 
 
-def _smooth(filtered: Tensor, scores: Tensor, chain: _Chain) -> Tensor:
+def _smooth(filtered: Tensor, likelihood: Tensor, chain: _Chain) -> Tensor:
     """Probabilities of the speakers given all frames, (batch, time, speaker)."""
-    likelihood = _likelihood(scores).transpose(0, 1)  # (T, B, K)
+    likelihood = likelihood.transpose(0, 1)  # (T, B, K)
     backward = chain.transition.T.contiguous()
-    members = one_hot(chain.speaker, scores.shape[-1]).to(scores)  # (S, K)
+    members = one_hot(chain.speaker, likelihood.shape[-1]).to(likelihood)  # (S, K)
     posterior = torch.empty_like(likelihood)
     ahead = torch.ones_like(filtered[0])  # (B, S): of the frames to come, given the state
     for t in range(len(filtered) - 1, -1, -1):
@@ -403,10 +382,10 @@ def _gibbs(
         path, total = truth, 0.0
         for step in range(steps):
             vectors = _draw_vectors(block, one_hot(path, num_speakers), sigma, generator)
-            scores = _scores(block, vectors, sigma)
-            filtered = _filter(scores, chain)
+            likelihood = _likelihood(_scores(block, vectors, sigma))
+            filtered = _filter(likelihood, chain)
             if step >= discard:
-                total = total + _number(_smooth(filtered, scores, chain), truth)
+                total = total + _number(_smooth(filtered, likelihood, chain), truth)
             path = _draw_path(filtered, chain, generator)
         posteriors.append(total / (steps - discard))
     return torch.cat(posteriors)

@@ -119,12 +119,11 @@ def next_step(
             return step if STEPS[0] <= step <= STEPS[1] else None
     if right > left + 1:
         return (left + right) // 2
+    outwards: list[int] = []
     if not any(mean[step] - spread[step] >= level for step in points if step <= left):
-        outwards = range(left - 1, left - 1 - beyond, -1)
-    elif not any(mean[step] + spread[step] < level for step in points if step >= right):
-        outwards = range(right + 1, right + 1 + beyond)
-    else:
-        return None
+        outwards += range(left - 1, left - 1 - beyond, -1)
+    if not any(mean[step] + spread[step] < level for step in points if step >= right):
+        outwards += range(right + 1, right + 1 + beyond)
     return next((s for s in outwards if s not in points and STEPS[0] <= s <= STEPS[1]), None)
 
 
@@ -152,19 +151,21 @@ def bootstrap(
     Returns
     -------
     sigma : (resamples,) array
+        0 where the level is never reached, so that ratios become 0 or infinite and not NaN.
     """
     accuracies = np.asarray(accuracies, dtype=float)
     num_sequences = accuracies.shape[1]
     weights = np.random.default_rng(seed).multinomial(
         num_sequences, np.full(num_sequences, 1 / num_sequences), size=resamples
     )  # (resamples, sequences): how often each is drawn
-    return crossing(sigmas, accuracies @ weights.T / num_sequences, level)
+    found = crossing(sigmas, accuracies @ weights.T / num_sequences, level)
+    return np.where(np.isnan(found), 0.0, found)
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Interval between percentiles of positive values.
 
-    NaN, a sigma below all points or a ratio of two that are beyond them, may be anything: it
+    NaN, the ratio of two values that both lie below or both above all points, may be anything: it
     counts as 0 in the lower bound and as infinity in the upper one.
 
     Parameters

@@ -76,23 +76,21 @@ REFERENCES = (QUICK, Cell())
 ALL = [Cell(*c) for c in product((2, 3, 5), (16, 64, 256), (20.0, 30.0, 100.0), (300, 1000))]
 GRIDS = {"quick": [QUICK], "k2": [c for c in ALL if c.num_speakers == 2], "full": ALL, "none": []}
 
+Run = Callable[[Sequences, RandomWalkVectors], Tensor]  # to labels; only limits see the truth
+
 
 class Method(NamedTuple):
     """How to label frames, and what it takes."""
 
-    run: Callable[[Sequences, RandomWalkVectors], Tensor]
-    """Sequences, of which only limits look at more than frames, to (batch, time) labels."""
-    kind: str
-    """limit, rival or weighter."""
-    cost: float
-    """Rough milliseconds for 1000 frames of 64 dimensions, for the order and the estimate."""
-    reach: float
-    """Guess of sigma90 with two speakers, 64 dimensions, scale 30: where the search begins."""
-    main: bool = True
-    """Whether it is one of `--methods main`."""
+    run: Run
+    kind: str  # limit, rival or weighter
+    cost: float  # rough milliseconds for 1000 frames, for the order and the estimate
+    reach: float  # guess of sigma90 in the default cell: where the search begins
+    main: bool = True  # one of `--methods main`
+    prepare: Callable[[RandomWalkVectors], object] = lambda recipe: None  # before time is taken
 
 
-def weighter(path: Path) -> Callable[[Sequences, RandomWalkVectors], Tensor]:
+def weighter(path: Path) -> Run:
     """Method of a trained Weighter core: the slot with the greatest weighting."""
 
     @cache
@@ -101,76 +99,63 @@ def weighter(path: Path) -> Callable[[Sequences, RandomWalkVectors], Tensor]:
 
         return load_core(path).eval()
 
-    @torch.inference_mode()
     def run(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
+        model = core().to(sequences.frames.device)
         blocks = sequences.frames.split(max(1, NUMBERS // 16 // sequences.frames[0].numel()))
-        answers = [core()(block, recipe.num_speakers).weightings for block in blocks]
-        return torch.cat([answer.argmax(-1) for answer in answers])
+        answers = (model(block, recipe.num_speakers).weightings for block in blocks)
+        return torch.cat([weightings.argmax(-1) for weightings in answers])
 
     return run
+
+
+def rival(function: Callable) -> Run:
+    """Method of a rival, which is told frames and the number of speakers."""
+    return lambda s, recipe: function(s.frames, recipe.num_speakers, seed=0)
 
 
 @cache
 def window(recipe: RandomWalkVectors) -> int:
-    """Window that is best for smoothed k-means on other sequences of a recipe."""
-    return rivals.choose_window(recipe, generator=torch.Generator().manual_seed(1))
+    """Window that is best on other sequences of this recipe, noise included."""
+    size = min(50, max(10, 50_000 // recipe.num_frames))
+    return rivals.choose_window(recipe, num_sequences=size)
 
 
-def limit(posterior: Callable) -> Callable[[Sequences, RandomWalkVectors], Tensor]:
-    """Method of a limit that knows the vectors: the likeliest speaker of each frame."""
-    timeless = posterior is limits.known_means
+def smoothed_k_means(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
+    """Method of smoothed k-means, which is told the best window for this very noise."""
+    return rivals.smoothed_k_means(sequences.frames, recipe.num_speakers, window(recipe), seed=0)
 
-    def run(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
-        knows = (recipe.sigma,) if timeless else (recipe.sigma, recipe.scale)
-        return posterior(sequences.frames, sequences.vectors, *knows).argmax(-1)
 
-    return run
+def limit(posterior: Callable, *knows: str) -> Run:
+    """Method of a limit that knows the vectors and some of the recipe."""
+    return lambda s, recipe: posterior(
+        s.frames, s.vectors, *(getattr(recipe, name) for name in knows)
+    ).argmax(-1)
 
 
 def unknown_means(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
     """Method of the limit that does not know the vectors."""
-    posterior = limits.unknown_means_walk(
-        sequences.frames,
-        sequences.speaker,
-        recipe.num_speakers,
-        recipe.sigma,
-        recipe.scale,
-        bins=4.0,
-        generator=torch.Generator().manual_seed(1),
-    )
-    return posterior.argmax(-1)
-
-
-def rival(function: Callable, **options) -> Callable[[Sequences, RandomWalkVectors], Tensor]:
-    """Method of a rival, which is told frames and the number of speakers."""
-    return lambda s, recipe: function(s.frames, recipe.num_speakers, seed=0, **options)
-
-
-def smoothed_kmeans(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
-    """Method of smoothed k-means, with the best window for this very noise."""
-    return rivals.smoothed_kmeans(
-        sequences.frames, recipe.num_speakers, window=window(recipe), seed=0
-    )
+    what = (sequences.frames, sequences.speaker, recipe.num_speakers, recipe.sigma, recipe.scale)
+    generator = torch.Generator().manual_seed(0)
+    return limits.unknown_means_walk(*what, generator=generator).argmax(-1)
 
 
 def methods(weighters: dict[str, Path] | None = None) -> dict[str, Method]:
-    """All methods by name, in the order of tables."""
+    """All methods by name."""
+    hmm = limit(limits.known_means_hmm, "sigma", "scale")
+    walk = limit(limits.known_means_walk, "sigma", "scale")
     return {
-        "k-means": Method(rival(rivals.kmeans), "rival", 20, 3.5),
-        "agglomerative": Method(rival(rivals.agglomerative), "rival", 40, 3, main=False),
-        "spectral": Method(rival(rivals.spectral), "rival", 200, 3.5, main=False),
-        "smoothed k-means": Method(smoothed_kmeans, "rival", 30, 12),
-        "sticky HMM": Method(rival(rivals.sticky_hmm), "rival", 500, 8),
-        "VBx": Method(rival(rivals.vbx), "rival", 50, 4, main=False),
-        "VBx, loop": Method(rival(rivals.vbx_loop), "rival", 100, 8),
-        **{
-            name: Method(weighter(path), "weighter", 30, 14)
-            for name, path in (weighters or {}).items()
-        },
-        "known means": Method(limit(limits.known_means), "limit", 1, 4.4),
-        "known means, HMM": Method(limit(limits.known_means_hmm), "limit", 2, 18),
-        "known means, walk": Method(limit(limits.known_means_walk), "limit", 20, 21),
-        "unknown means, walk": Method(unknown_means, "limit", 800, 16),
+        "k-means": Method(rival(rivals.k_means), "rival", 25, 3.5),
+        "agglomerative": Method(rival(rivals.agglomerative), "rival", 60, 2.5, main=False),
+        "spectral": Method(rival(rivals.spectral), "rival", 150, 3.5, main=False),
+        "smoothed k-means": Method(smoothed_k_means, "rival", 60, 8, prepare=window),
+        "sticky HMM": Method(rival(rivals.sticky_hmm), "rival", 150, 8),
+        "VBx": Method(rival(rivals.vbx), "rival", 70, 3.5, main=False),
+        "VBx, loop": Method(rival(rivals.vbx_loop), "rival", 400, 9),
+        **{n: Method(weighter(path), "weighter", 30, 14) for n, path in (weighters or {}).items()},
+        "known means": Method(limit(limits.known_means, "sigma"), "limit", 1, 4.4),
+        "known means, HMM": Method(hmm, "limit", 5, 18),
+        "known means, walk": Method(walk, "limit", 30, 21),
+        "unknown means, walk": Method(unknown_means, "limit", 2000, 16),
     }
 
 
@@ -185,57 +170,60 @@ def draw_speakers(cell: Cell, count: int, purpose: str) -> tuple[Tensor, list[in
         Indices of the balanced ones.
     """
     generator, recipe = cell.generator(f"speakers {purpose}"), cell.recipe(1.0)
-    kept, found = [], 0
+    kept = []
     for number in range(ROUNDS):
         active = recipe.draw_active(count, generator)
-        even = dominance(active) <= BALANCED
-        kept.append(active if number == 0 else active[even])
-        found += int(even.sum())
-        if found >= count:
-            active = torch.cat(kept)
-            balanced = (dominance(active) <= BALANCED).nonzero().flatten()[:count].tolist()
+        kept.append(active if number == 0 else active[dominance(active) <= BALANCED])
+        active = torch.cat(kept)
+        balanced = (dominance(active) <= BALANCED).nonzero().flatten()[:count].tolist()
+        if len(balanced) == count:
             return active[: max(count, balanced[-1] + 1)], balanced
-    raise ValueError(
-        f"{cell.name}: {found} of {ROUNDS * count} sequences are balanced: choose longer ones or "
-        "a smaller scale"
-    )
+    what = f"{len(balanced)} of {ROUNDS * count} sequences are balanced"
+    raise ValueError(f"{cell.name}: {what}: choose longer ones or a smaller scale")
 
 
-def draw(cell: Cell, active: Tensor, sigma: float, purpose: str) -> Iterator[Sequences]:
-    """Draw vectors and noise, the same for every sigma, block by block."""
+def draw(recipe: RandomWalkVectors, active: Tensor, cell: Cell, purpose: str) -> Iterator:
+    """Draw vectors and noise, the same for every sigma, in blocks of Sequences."""
     size = max(1, NUMBERS // (cell.num_frames * cell.dimension))
     for number, block in enumerate(active.split(size)):
-        generator = cell.generator(f"frames {number} {purpose}")
-        yield cell.recipe(sigma).draw_frames(block, generator)
+        yield recipe.draw_frames(block, cell.generator(f"frames {number} {purpose}"))
 
 
+@torch.inference_mode()
 def measure(
-    method: Method, cell: Cell, active: Tensor, step: int, purpose: str
+    method: Method, cell: Cell, active: Tensor, step: int, purpose: str, device: str
 ) -> tuple[np.ndarray, float]:
     """Accuracy of each sequence at a step of the ladder, and CPU seconds a sequence."""
-    sigma, seconds, accuracies = LADDER**step, 0.0, []
-    for sequences in draw(cell, active, sigma, purpose):
+    recipe, seconds, accuracies = cell.recipe(LADDER**step), 0.0, []
+    method.prepare(recipe)
+    for sequences in draw(recipe, active, cell, purpose):
+        given = Sequences(*(tensor.to(device) for tensor in sequences))
         began = time.process_time()
-        labels = method.run(sequences, cell.recipe(sigma))
+        labels = method.run(given, recipe).cpu()
         seconds += time.process_time() - began
         accuracies.append(accuracy(labels, sequences.speaker))
     return torch.cat(accuracies).numpy(), seconds / len(active)
 
 
-def first_step(method: Method, cell: Cell, seed: int) -> int:
+def first_step(method: Method, cell: Cell, seed: int, device: str) -> int:
     """Step where a few other sequences cross the level."""
     active, balanced = draw_speakers(cell, PILOT, f"pilot {seed}")
-    active = active[balanced]
-    points: dict[int, np.ndarray] = {}
+    points = {}
     step = round(4 * np.log2(method.reach * (cell.dimension / 64) ** 0.5))
     while step is not None:
-        points[step], _ = measure(method, cell, active, step, f"pilot {seed}")
+        points[step], _ = measure(method, cell, active[balanced], step, f"pilot {seed}", device)
         step = next_step(points, errors=0.0)
     return min(points, key=lambda s: abs(points[s].mean() - LEVEL))
 
 
 def evaluate(
-    cell: Cell, name: str, weighters: dict[str, Path], into: Path, count: int, seed: int
+    cell: Cell,
+    name: str,
+    weighters: dict[str, Path],
+    into: Path,
+    count: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Path:
     """Evaluate a method in a cell where that is missing; its file is written after every point."""
     torch.set_num_threads(1)
@@ -250,66 +238,57 @@ def evaluate(
         "seed": seed,
         "count": count,
         "balanced": balanced,
+        "weights": zlib.crc32(weighters[name].read_bytes()) if name in weighters else None,
         "versions": {package: version(package) for package in PACKAGES},
         "points": {},
     }
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
-        if any(known[key] != results[key] for key in ("method", "seed", "count", "balanced")):
+        if any(known[key] != results[key] for key in results.keys() - {"versions", "points"}):
             raise ValueError(
-                f"{path}: has other sequences or another method: choose another folder, or the "
-                f"--sequences {known['count']} and --seed {known['seed']} that it was made with"
+                f"{path}: is of other sequences or weights: choose another folder, or those that "
+                f"it was made with (--sequences {known['count']} --seed {known['seed']})"
             )
         results["points"] = known["points"]
 
-    common = list(COMMON) if cell in REFERENCES else []
+    common = COMMON if cell in REFERENCES else ()
     while True:
         points = {int(s): np.array(p["accuracy"])[balanced] for s, p in results["points"].items()}
         step = next((s for s in common if s not in points), None)
         if step is None:
-            step = next_step(points) if points else first_step(method, cell, seed)
+            step = next_step(points) if points else first_step(method, cell, seed, device)
         if step is None:
             return path
-        accuracies, seconds = measure(method, cell, active, step, str(seed))
+        accuracies, seconds = measure(method, cell, active, step, str(seed), device)
         results["points"][str(step)] = {
             "sigma": LADDER**step,
             "accuracy": accuracies.round(5).tolist(),
             "seconds": seconds,
+            "device": device,
         }
         with atomic(path) as unfinished:
             unfinished.write_text(json.dumps(results, allow_nan=False), encoding="utf-8")
 
 
 def run(
-    cells: list[Cell],
-    names: list[str],
-    weighters: dict[str, Path],
-    into: Path,
-    count: int = 200,
-    seed: int = 0,
-    jobs: int = 1,
+    cells: list[Cell], names: list[str], weighters: dict[str, Path], jobs: int = 1, **options
 ) -> int:
-    """Evaluate methods in cells, cheap methods first, and return how many of them failed."""
+    """Evaluate methods in cells, cheap methods first; how many failed. See `evaluate`."""
     every, failed = methods(weighters), 0
     tasks = sorted(product(cells, names), key=lambda task: every[task[1]].cost)
     pool = ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else ThreadPoolExecutor(1)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:>40}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        futures = {
-            pool.submit(evaluate, cell, name, weighters, into, count, seed): (cell, name)
-            for cell, name in tasks
-        }
         bar = progress.add_task("", total=sum(every[n].cost * c.num_frames for c, n in tasks))
+        futures = {pool.submit(evaluate, *task, weighters, **options): task for task in tasks}
         try:
             for future in as_completed(futures):
                 cell, name = futures[future]
+                text = f"{cell.name}, {name}"
                 if error := future.exception():
                     failed += 1
-                    progress.console.print(f"[red]{cell.name}, {name}:[/red] {error!r}")
-                text = f"{cell.name}, {name}"
-                progress.update(
-                    bar, advance=every[name].cost * cell.num_frames, description=f"{text:>40}"
-                )
+                    progress.console.print(f"[red]{text}:[/red] {error!r}")
+                progress.update(bar, advance=every[name].cost * cell.num_frames, description=text)
         finally:
             pool.shutdown(cancel_futures=True)
     return failed
@@ -317,15 +296,11 @@ def run(
 
 def read_cell(text: str) -> Cell:
     """Read a cell from text such as ``K=2,d=64,scale=30,T=1000``; what is left out is so."""
-    fields = {
-        "K": ("num_speakers", int),
-        "d": ("dimension", int),
-        "scale": ("scale", float),
-        "T": ("num_frames", int),
-    }
+    kinds = {"K": int, "d": int, "scale": float, "T": int}
+    names = dict(zip(kinds, Cell.__dataclass_fields__, strict=True))
     try:
-        pairs = [part.split("=") for part in text.split(",")]
-        return Cell(**{fields[key][0]: fields[key][1](value) for key, value in pairs})
+        pairs = dict(part.split("=") for part in text.split(","))
+        return Cell(**{names[key]: kinds[key](value) for key, value in pairs.items()})
     except (KeyError, ValueError):
         raise argparse.ArgumentTypeError(
             f"no cell {text!r}: write it like K=2,d=64,scale=30,T=10000"
@@ -334,8 +309,8 @@ def read_cell(text: str) -> Cell:
 
 def read_weighter(text: str) -> tuple[str, Path]:
     """Read ``NAME=PATH``."""
-    name, found, path = text.partition("=")
-    if not (found and name and Path(path).exists()):
+    name, _, path = text.partition("=")
+    if not (name and Path(path).is_file()):
         raise argparse.ArgumentTypeError(f"no Weighter {text!r}: write NAME=PATH of a checkpoint")
     return name, Path(path)
 
@@ -346,38 +321,28 @@ def main() -> None:
     parser.add_argument("--into", type=Path, required=True)
     parser.add_argument("--grid", choices=GRIDS, default="quick")
     parser.add_argument("--cell", type=read_cell, action="append", default=[], help="one more")
-    parser.add_argument(
-        "--methods", nargs="+", default=None, help="main, all, or names; quick: cheap ones"
-    )
-    parser.add_argument(
-        "--weighter", type=read_weighter, action="append", default=[], metavar="NAME=PATH"
-    )
+    parser.add_argument("--methods", nargs="+", help="main, all, or names; quick: cheap ones")
+    parser.add_argument("--weighter", type=read_weighter, action="append", default=[])
     parser.add_argument("--sequences", type=int, help="a set; default 200, quick: 40")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="of limits and Weighters, such as cuda")
     arguments = parser.parse_args()
 
     quick, weighters = arguments.grid == "quick", dict(arguments.weighter)
     every = methods(weighters)
-    groups = {
-        "all": list(every),
-        "main": [name for name, method in every.items() if method.main],
-        "cheap": [name for name, method in every.items() if method.main and method.cost < 50],
-    }
+    main = [name for name, method in every.items() if method.main]
+    cheap = [name for name in main if every[name].cost < 100]
+    groups = {"all": list(every), "main": main, "cheap": cheap}
     wanted = arguments.methods or ["cheap" if quick else "main"]
     names = list(dict.fromkeys(name for n in wanted for name in groups.get(n, [n])))
     if unknown := [name for name in names if name not in every]:
         parser.error(f"no method {', '.join(unknown)}: there are {', '.join(every)}")
-    failed = run(
-        list(dict.fromkeys(GRIDS[arguments.grid] + arguments.cell)),
-        names,
-        weighters,
-        arguments.into,
-        arguments.sequences or (40 if quick else 200),
-        arguments.seed,
-        arguments.jobs,
-    )
-    sys.exit(1 if failed else 0)
+    cells = list(dict.fromkeys(GRIDS[arguments.grid] + arguments.cell))
+    count = arguments.sequences or (40 if quick else 200)
+    options = {"into": arguments.into, "seed": arguments.seed, "device": arguments.device}
+    failed = run(cells, names, weighters, arguments.jobs, count=count, **options)
+    sys.exit(failed > 0)
 
 
 if __name__ == "__main__":

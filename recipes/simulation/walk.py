@@ -23,9 +23,9 @@ COLORS = ("#0072B2", "#E69F00")  # Okabe and Ito: told apart by the colour-blind
 FEWEST_TURNS = 10  # of sequences whose statistics are taken
 COLUMNS = ("turns", "median, s", "mean, s", "median / mean", "burstiness")
 NOTES = """
-Median over sequences, quartiles in brackets; only those of {fewest} turns or more. Speakers have the
-floor from speaking alone until the other one does, looked at every {step:g} s. Pure random: the
-same number of switches at uniform times. Random walk: scale sqrt(2/pi) / (observed switches a
+Median over sequences, quartiles in brackets; only those of {fewest} turns or more. A speaker has
+the floor from speaking alone until the other one does, looked at every {step:g} s. Pure random:
+as many switches at uniform times. Random walk: scale sqrt(2/pi) / (observed switches a
 step). Burstiness is (sd - mean) / (sd + mean) of the lengths of turns: -1 for a clock, 0 for
 switches at a constant rate (median / mean is then 0.69), towards 1 for bursts.
 """
@@ -142,18 +142,18 @@ def draw(path: Path, waveform: np.ndarray, real: np.ndarray, step: float, seed: 
         "pure random": pure_random(real, np.random.default_rng(seed)),
         "random walk": walk,
     }
-    times = step * np.arange(len(real))
+    edges = step * np.arange(len(real) + 1)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
     for axis, (name, who) in zip(axes, rows.items(), strict=True):
         height = envelope if name == "recording" else np.ones(len(who))
         for speaker, color in enumerate(COLORS):
-            axis.bar(times, np.where(who == speaker, height, 0), step, color=color, align="edge")
+            axis.stairs(np.where(who == speaker, height, 0), edges, fill=True, color=color)
         axis.set_ylim(0, height.max())
         axis.set_yticks([])
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.spines[:].set_visible(False)
-    axes[-1].set_xlim(0, step * len(real))
+    axes[-1].set_xlim(0, edges[-1])
     axes[-1].set_xlabel("time (seconds)")
     with atomic(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=110)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from pyannote_weighter.simulation.scoring import accuracy, bootstrap, crossing, interval, sigma_at
+from pyannote_weighter.simulation.scoring import (
+    accuracy,
+    bootstrap,
+    crossing,
+    interval,
+    next_step,
+    sigma_at,
+)
 
 
 def best_of_permutations(labels: list[int], speaker: list[int]) -> float:
@@ -105,3 +112,38 @@ def test_what_is_unknown_widens_the_interval():
     values = np.r_[np.linspace(1.0, 2.0, 96), [np.inf] * 5]
     low, high = interval(values)
     assert 1.0 < low < 1.1 and high == np.inf
+
+
+def climb(curve, start, **options):
+    """Take steps of the ladder as long as there is a next one; curve(step) is an accuracy."""
+    noise = np.random.default_rng(3).normal(0, 0.1, size=200)
+    points, step = {}, start
+    while step is not None:
+        assert step not in points
+        points[step] = curve(step) + noise - noise.mean()
+        step = next_step(points, **options)
+    return sorted(points)
+
+
+@pytest.mark.parametrize("start", [2, 9, 10, 14])
+def test_ladder_brackets_the_level_and_its_interval(start):
+    steps = climb(lambda step: 0.9 - 0.014 * (step - 9.5), start)
+    assert steps == list(range(min(start, 8), max(start, 11) + 1))  # 0.1 / sqrt(200) * 2.5 = 0.018
+    assert climb(lambda step: 0.9 - 0.014 * (step - 9.5), 9, errors=0.0) == [9, 10]
+    # a slope so small that it would take many steps: three on either side are enough
+    assert climb(lambda step: 0.9 - 0.001 * (step - 9.5), 9) == list(range(6, 14))
+
+
+def test_ladder_ends():
+    assert climb(lambda step: 0.5, -5) == [-8, -7, -6, -5]
+    assert climb(lambda step: 1.0, 26) == [26, 27, 28]
+    assert climb(lambda step: 0.9 - 0.001 * (step + 7.5), -8) == list(range(-8, -3))
+
+
+def test_ladder_fills_gaps_where_the_level_is_crossed():
+    points = {step: np.full(50, 0.9 - 0.03 * (step - 9.5)) for step in range(0, 21, 4)}
+    assert next_step(points) == 10
+    points[10] = np.full(50, 0.885)
+    assert next_step(points) == 9
+    points[9] = np.full(50, 0.915)
+    assert next_step(points) is None

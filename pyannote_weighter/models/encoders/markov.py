@@ -29,8 +29,10 @@ class Refined(NamedTuple):
     """(B, T, N) of each round; the last one is the answer. They sum to one over slots."""
     means: list[Tensor]
     """(B, N, D) mean frames of these weightings."""
+    scores: Tensor
+    """(B, T, N) scores of frames that the last round assigned by."""
     log_evidence: Tensor
-    """(B,) log-likelihood of the frames in the last round, up to a constant per file."""
+    """(B,) log-likelihood of these scores, up to a constant per file."""
 
 
 class TurnTaking(nn.Module):
@@ -153,25 +155,36 @@ class MarkovRefiner(nn.Module):
         -------
         refined : Refined
         """
-        sigma = noise_level(frames)  # (B,)
-        center = frames.mean(1, keepdim=True)
-        z = (frames - center) / sigma[:, None, None]
+        z, _, sigma = standardize(frames)
         posterior = start_weightings(z, num_slots) if start is None else start
         energy = z.square().sum(-1, keepdim=True)  # (B, T, 1)
-        transition, initial = self.turns(num_slots)
         weightings, means = [], []
         for r in range(self.num_rounds if num_rounds is None else num_rounds):
             r = min(r, self.num_rounds - 1)
             scores = self.score(z, energy, posterior, sigma, r)
-            chains = forward_backward(
-                scores, transition, initial, None if self.training else self.window
-            )
-            evidence = chains.log_evidence + self.turns.prior.unsqueeze(1)  # (M, B)
-            posterior = torch.einsum("mb,mbtn->btn", evidence.softmax(0), chains.slots)
+            posterior, log_evidence = self.assign(scores)
             weightings.append(posterior)
             mass = posterior.sum(1).unsqueeze(-1)
             means.append(posterior.transpose(1, 2) @ frames / mass.clamp(min=EPS))
-        return Refined(weightings, means, evidence.logsumexp(0))
+        return Refined(weightings, means, scores, log_evidence)
+
+    def assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior of slots given the scores of frames, over time and over chains.
+
+        Parameters
+        ----------
+        scores : (B, T, N) tensor
+
+        Returns
+        -------
+        posterior : (B, T, N) tensor
+        log_evidence : (B,) tensor
+        """
+        window = None if self.training else self.window
+        chains = forward_backward(scores, *self.turns(scores.shape[-1]), window)
+        evidence = chains.log_evidence + self.turns.prior.log_softmax(0).unsqueeze(1)  # (M, B)
+        posterior = torch.einsum("mb,mbtn->btn", evidence.softmax(0), chains.slots)
+        return posterior, evidence.logsumexp(0)
 
     def score(
         self, z: Tensor, energy: Tensor, posterior: Tensor, sigma: Tensor, r: int
@@ -208,6 +221,23 @@ class MarkovRefiner(nn.Module):
         variance = self.uncertainty[r] * z.shape[-1] / count.unsqueeze(1)
         scores = inner - own * energy - (squared + variance) / 2
         return self.log_temperature[r].exp() * scores
+
+
+def standardize(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Center frames and divide them by the noise.
+
+    Parameters
+    ----------
+    frames : (B, T, D) tensor
+
+    Returns
+    -------
+    z : (B, T, D) tensor
+    center : (B, 1, D) tensor
+    sigma : (B,) tensor
+    """
+    center, sigma = frames.mean(1, keepdim=True), noise_level(frames)
+    return (frames - center) / sigma[:, None, None], center, sigma
 
 
 def noise_level(frames: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""Forward-backward against sums over all paths, its gradient against finite differences."""
+
+import itertools
+
+import pytest
+import torch
+
+from pyannote_weighter.forward_backward import forward_backward
+
+
+def random_chains(chains: int, states: int, seed: int = 0, dtype=torch.double):
+    generator = torch.Generator().manual_seed(seed)
+    transition = torch.rand(chains, states, states, generator=generator, dtype=dtype) + 0.05
+    initial = torch.rand(chains, states, generator=generator, dtype=dtype) + 0.05
+    return transition / transition.sum(-1, keepdim=True), initial / initial.sum(-1, keepdim=True)
+
+
+def sum_over_paths(log_emission, transition, initial):
+    """Posterior (time, slot) and evidence of one sequence and one chain."""
+    num_frames, num_slots = log_emission.shape
+    states = len(initial)
+    phases = states // num_slots
+    slots, evidence = torch.zeros(num_frames, num_slots, dtype=torch.double), 0.0
+    for path in itertools.product(range(states), repeat=num_frames):
+        probability = initial[path[0]]
+        for before, after in itertools.pairwise(path):
+            probability = probability * transition[before, after]
+        for t, state in enumerate(path):
+            probability = probability * log_emission[t, state // phases].exp()
+        evidence += probability
+        for t, state in enumerate(path):
+            slots[t, state // phases] += probability
+    return slots / evidence, evidence.log()
+
+
+@pytest.mark.parametrize("phases", [1, 2])
+def test_posteriors_and_evidence_are_sums_over_all_paths(phases):
+    emission = 2 * torch.randn(2, 4, 2, dtype=torch.double, generator=torch.Generator())
+    transition, initial = random_chains(3, 2 * phases)
+    found = forward_backward(emission, transition, initial)
+    assert found.slots.shape == (3, 2, 4, 2)
+    for chain, batch in itertools.product(range(3), range(2)):
+        slots, evidence = sum_over_paths(emission[batch], transition[chain], initial[chain])
+        torch.testing.assert_close(found.slots[chain, batch], slots)
+        torch.testing.assert_close(found.log_evidence[chain, batch], evidence)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7])
+def test_gradient_is_that_of_finite_differences(num_frames):
+    generator = torch.Generator().manual_seed(1)
+    emission = torch.randn(2, num_frames, 3, dtype=torch.double, generator=generator)
+    transition, initial = random_chains(2, 6)
+    inputs = [x.requires_grad_() for x in (emission, transition, initial)]
+    assert torch.autograd.gradcheck(lambda *x: tuple(forward_backward(*x)), inputs)
+
+
+def test_gradient_reaches_evidence_alone_and_posterior_alone():
+    emission = torch.randn(2, 5, 2, dtype=torch.double, requires_grad=True)
+    transition, initial = random_chains(1, 2)
+    for pick in range(2):
+        assert torch.autograd.gradcheck(
+            lambda x, pick=pick: forward_backward(x, transition, initial)[pick], [emission]
+        )
+
+
+def test_adding_a_constant_to_a_frame_changes_evidence_only():
+    emission = torch.randn(1, 6, 2, dtype=torch.double)
+    transition, initial = random_chains(1, 2)
+    before = forward_backward(emission, transition, initial)
+    offset = torch.zeros(1, 6, 1, dtype=torch.double)
+    offset[0, 2] = 1e4
+    after = forward_backward(emission + offset, transition, initial)
+    torch.testing.assert_close(after.slots, before.slots)
+    torch.testing.assert_close(after.log_evidence, before.log_evidence + 1e4)
+
+
+def test_windows_that_overlap_give_what_the_whole_gives():
+    generator = torch.Generator().manual_seed(2)
+    emission = torch.randn(2, 1234, 3, generator=generator)
+    transition = torch.tensor([[[0.98, 0.01, 0.01], [0.01, 0.98, 0.01], [0.01, 0.01, 0.98]]])
+    initial = torch.full((1, 3), 1 / 3)
+    whole = forward_backward(emission, transition, initial)
+    cut = forward_backward(emission, transition, initial, window=100, overlap=300)
+    assert cut.slots.shape == whole.slots.shape
+    torch.testing.assert_close(cut.slots, whole.slots, atol=1e-4, rtol=0)
+    torch.testing.assert_close(cut.log_evidence, whole.log_evidence, atol=0.1, rtol=1e-4)
+    # the frames between windows do matter: without them it is another result
+    bare = forward_backward(emission, transition, initial, window=100, overlap=1)
+    assert (bare.slots - whole.slots).abs().max() > 0.01
+
+
+def test_hopeless_scores_stay_finite():
+    emission = torch.zeros(1, 50, 2)
+    emission[0, ::2, 0] = -1e6
+    emission[0, 1::2, 1] = -1e6
+    emission.requires_grad_()
+    transition, initial = random_chains(2, 4, dtype=torch.float)
+    found = forward_backward(emission, transition, initial)
+    (found.slots.square().sum() + found.log_evidence.sum()).backward()
+    assert found.slots.isfinite().all() and emission.grad.isfinite().all()
+    torch.testing.assert_close(found.slots.sum(-1), torch.ones(2, 1, 50))
