@@ -138,9 +138,7 @@ class RandomWalkVectors:
             active &= (other >= self.silence).unsqueeze(-1)
         return active
 
-    def draw_frames(
-        self, active: Tensor, generator: torch.Generator | None = None
-    ) -> Sequences:
+    def draw_frames(self, active: Tensor, generator: torch.Generator | None = None) -> Sequences:
         """Draw vectors and noise for sequences whose speakers are known.
 
         With a generator in the same state, vectors and noise are the same for every sigma, but

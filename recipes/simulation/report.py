@@ -85,6 +85,10 @@ def read(folder: Path) -> list[dict]:
         file["name"] = "K{num_speakers}-d{dimension}-scale{scale:g}-T{num_frames}".format(
             **file["cell"]
         )
+    if len({(f["name"], f["seed"], f["count"]) for f in files}) > len({f["name"] for f in files}):
+        raise ValueError(
+            f"{folder}: methods have other sequences of the same cell: not comparable"
+        )
     return sorted(files, key=lambda file: tuple(file["cell"].values()))
 
 
@@ -133,15 +137,13 @@ def rows_of(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
 def table(title: str, cells: Cells, names: list[str], notes: dict[str, str] | None = None) -> list:
     """Lines of a table: a row a cell, a column a method."""
     names = [name for name in names if any(name in row for row in cells.values())]
-    if not names:
-        return []
     heads, rows = (
         ["", *names],
         [[c, *(str(r.get(n, "")) for n in names)] for c, r in cells.items()],
     )
     if notes is not None:
         heads, rows = [*heads, "limits below 4"], [[*row, notes[row[0]]] for row in rows]
-    return ["", f"{title}:", "", *rows_of(heads, rows)]
+    return ["", f"{title}:", "", *rows_of(heads, rows)] if names else []
 
 
 def too_low(gains: Cells) -> dict[str, str]:
@@ -216,18 +218,11 @@ def supervision(cells: Cells, groups: dict[str, list[str]]) -> list[str]:
             for cell, row in cells.items()
         ]
         lines += ["", "sigma90 over seeds, mean ± standard deviation:", "", *rows_of(heads, rows)]
-    pooled = {
-        cell: {
-            group: mean([row[name] for name in names])
-            for group, names in groups.items()
-            if all(name in row for name in names)
-        }
-        for cell, row in cells.items()
-    }
-    ratios = {
-        cell: {name: ratio for name, ratio in row.items() if name in LIKES}
-        for cell, row in divide(pooled, "frames").items()
-    }
+    ratios: Cells = {}
+    for cell, row in cells.items():
+        pooled = {g: mean([row[n] for n in ns]) for g, ns in groups.items() if {*ns} <= {*row}}
+        if "frames" in pooled:
+            ratios[cell] = {n: pooled[n] / pooled["frames"] for n in LIKES if n in pooled}
     lines += table("sigma90 / sigma90 of the one trained on frame labels", ratios, list(LIKES))
     for name, share in LIKES.items():
         if any(name in row for row in ratios.values()):
@@ -242,7 +237,8 @@ def speed(files: list[dict], names: list[str]) -> list[str]:
     for file in files:
         points = [point for point in file["points"].values() if point["device"] == "cpu"]
         seconds = [point["seconds"] / file["cell"]["num_frames"] for point in points]
-        times.setdefault((file["method"], file["cell"]["dimension"]), []).extend(seconds)
+        if seconds:
+            times.setdefault((file["method"], file["cell"]["dimension"]), []).extend(seconds)
     dimensions = sorted({dimension for _, dimension in times})
     medians = {key: f"{1e6 * np.median(values):.3g}" for key, values in times.items()}
     rows = [[name, *(medians.get((name, d), "") for d in dimensions)] for name in names]
@@ -311,7 +307,7 @@ def finish(figure: Figure, axis: Axes, path: Path) -> None:
 def markdown(files: list[dict]) -> str:
     """Make the page `results.md`."""
     names, weighters = order(files), order(files, "weighter")
-    limits = order(files, "limit")
+    others = [name for name in names if name not in order(files, "limit")]
     count = " or ".join(map(str, sorted({file["count"] for file in files})))
     lines = ["# Vectors along a random walk: how much noise methods withstand", ""]
     lines += NOTES.format(count=count).splitlines()
@@ -324,7 +320,6 @@ def markdown(files: list[dict]) -> str:
             gains = divide(here, CLUSTERING)
             title, notes = f"Gain G = sigma90 / sigma90 of {CLUSTERING}", too_low(gains)
             lines += table(title, gains, names, notes)
-            others = [name for name in names if name not in limits]
             for symbol, limit in (("eta", CEILING), ("eta'", UNKNOWN)):
                 title = f"Efficiency {symbol} = sigma90 / sigma90 of the limit ({limit})"
                 lines += table(title, divide(here, limit), others)

@@ -52,14 +52,14 @@ def enumerated(scores, start, transition, owner):
     return posterior / posterior.sum(1, keepdims=True)
 
 
-def forward_backward_on_circle(scores, scale, num_bins):
-    """Posterior of equal speakers, (time, speaker), on the whole circle without folding."""
+def forward_backward_on_circle(scores, scale, num_bins, edges):
+    """Posterior of the speakers, (time, speaker), on the whole circle without folding."""
     position = 2 * (np.arange(num_bins) + 0.5) / num_bins
     turns = 2 * np.arange(-4, 5)[:, None, None]
     distance = position - position[:, None] + turns
     transition = np.exp(-0.5 * (distance * scale) ** 2).sum(0)
     transition /= transition.sum(1, keepdims=True)
-    owner = np.floor(np.abs(position - 1) * scores.shape[1]).astype(int)
+    owner = np.searchsorted(edges[1:-1], np.abs(position - 1))
     likelihood = np.exp(scores - scores.max(1, keepdims=True))[:, owner]
     forward = [likelihood[0] / num_bins]
     for seen in likelihood[1:]:
@@ -113,8 +113,22 @@ def test_folded_circle_is_the_circle(num_speakers, scale):
     frames, vectors = x.frames.double(), x.vectors.double()
     posterior = known_means_walk(frames, vectors, 2.0, scale)
     scores = -((frames.unsqueeze(2) - vectors.unsqueeze(1)) ** 2).sum(-1).numpy() / 8
-    expected = [forward_backward_on_circle(s, scale, num_bins) for s in scores]
+    edges = np.linspace(0, 1, num_speakers + 1)
+    expected = [forward_backward_on_circle(s, scale, num_bins, edges) for s in scores]
     np.testing.assert_allclose(posterior, expected, atol=1e-8)
+
+
+def test_bins_of_unlike_widths():
+    """Coarse bins that fit each speaker's part, against fine ones that need not."""
+    shares, scale = (0.11, 0.35, 0.54), 3.0
+    recipe = dict(num_speakers=3, scale=scale, num_frames=100, dimension=4, sigma=4.0)
+    x = draw(2, shares=shares, **recipe)
+    assert limits._walking(3, scale, shares, 8).start.unique().numel() > 1
+    posterior = known_means_walk(x.frames.double(), x.vectors.double(), 4.0, scale, shares)
+    scores = -((x.frames.unsqueeze(2) - x.vectors.unsqueeze(1)) ** 2).sum(-1).double().numpy() / 32
+    edges = np.cumsum((0, *shares))
+    expected = [forward_backward_on_circle(s, scale, 1000, edges) for s in scores]
+    np.testing.assert_allclose(posterior, expected, atol=ATOL)
 
 
 def test_closed_form_against_integral_and_simulation():
@@ -312,9 +326,10 @@ def test_gibbs_against_enumeration(monkeypatch):
     expected = weights @ paths  # of the second speaker
     assert np.ptp(expected) > 0.3  # there is something to find
 
-    copies, generator = 5000, torch.Generator().manual_seed(0)
-    truth = torch.tensor(paths[np.random.default_rng(0).choice(64, copies, p=weights)])
-    frames = torch.tensor(x).float().view(1, 6, 1).expand(copies, -1, -1)
+    # as often as the posterior says, without chance: the chain mixes slowly
+    truth = torch.tensor(np.repeat(paths, np.rint(10000 * weights).astype(int), axis=0))
+    frames = torch.tensor(x).float().view(1, 6, 1).expand(len(truth), -1, -1)
+    generator = torch.Generator().manual_seed(0)
     chain = limits._switching(2, 30.0, shares, rate)
     posterior = limits._gibbs(frames, truth, sigma, chain, 30, 20, generator)
     np.testing.assert_allclose(posterior[..., 1].mean(0), expected, atol=0.01)
@@ -325,6 +340,14 @@ def test_gibbs_numbers_speakers_like_the_truth():
     posterior = 0.7 * one_hot(torch.tensor([[1, 1, 2, 2, 0, 0]] * 2), 3) + 0.1
     numbered = limits._number(posterior, truth)
     torch.testing.assert_close(numbered, 0.7 * one_hot(truth, 3) + 0.1)
+
+
+def test_gibbs_may_exchange_speakers(monkeypatch):
+    x = draw(4, num_frames=100, dimension=8, sigma=0.5, scale=10.0)
+    once = limits._draw_path
+    monkeypatch.setattr(limits, "_draw_path", lambda *inputs: 1 - once(*inputs))
+    posterior = unknown_means_walk(x.frames, x.speaker, 2, 0.5, 10.0, steps=6, discard=1)
+    assert right(posterior, x.speaker).min() > 0.95
 
 
 def test_gibbs_is_seeded():

@@ -98,7 +98,7 @@ def test_bad_frames_are_refused(rival):
 
 @pytest.mark.parametrize("rival", WITH_TIME)
 def test_time_helps(rival):
-    sequences = draw(sigma=6.0, batch=3, num_frames=400, dimension=64, scale=30.0)
+    sequences = draw(sigma=6.0, batch=3, num_frames=600, dimension=64, scale=30.0)
     plain = accuracy(k_means(sequences.frames, 2), sequences.speaker).mean()
     timed = accuracy(rival(sequences.frames, 2), sequences.speaker).mean()
     assert plain < 0.85 and timed > 0.93
@@ -151,6 +151,14 @@ def test_no_window_to_choose():
 def test_noise_variance_hardly_sees_the_speakers():
     noise = noise_variance(draw(sigma=3.0, num_frames=1000, scale=30.0).frames)
     torch.testing.assert_close(noise, torch.full((2,), 9.0), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("rival", [*WITHOUT_TIME, *WITH_TIME[1:]])
+def test_short_sequences_are_quiet(rival):
+    frames = torch.randn(1, 6, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(rival(frames, 3).flatten().tolist()) <= {0, 1, 2}
 
 
 @needs_hmmlearn

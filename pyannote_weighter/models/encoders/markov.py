@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyannote_weighter.forward_backward import forward_backward
+from pyannote_weighter.weighting import pool_mean
 
 EPS = 1e-6
 START_WIDTHS = (9, 31, 101)
@@ -131,6 +132,9 @@ class MarkovRefiner(nn.Module):
         # that mean is
         self.own_share = nn.Parameter(torch.ones(num_rounds))
         self.uncertainty = nn.Parameter(torch.ones(num_rounds))
+        # weightings are posteriors to this power: how sure to be is one thing, what to go on
+        # with in the next round another
+        self.log_sharpness = nn.Parameter(torch.zeros(num_rounds))
 
     def forward(
         self,
@@ -163,9 +167,9 @@ class MarkovRefiner(nn.Module):
             r = min(r, self.num_rounds - 1)
             scores = self.score(z, energy, posterior, sigma, r)
             posterior, log_evidence = self.assign(scores)
-            weightings.append(posterior)
-            mass = posterior.sum(1).unsqueeze(-1)
-            means.append(posterior.transpose(1, 2) @ frames / mass.clamp(min=EPS))
+            sharpness = self.log_sharpness[r].exp()
+            weightings.append((sharpness * (posterior + EPS).log()).softmax(-1))
+            means.append(pool_mean(frames, weightings[-1]))
         return Refined(weightings, means, scores, log_evidence)
 
     def assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,9 +190,7 @@ class MarkovRefiner(nn.Module):
         posterior = torch.einsum("mb,mbtn->btn", evidence.softmax(0), chains.slots)
         return posterior, evidence.logsumexp(0)
 
-    def score(
-        self, z: Tensor, energy: Tensor, posterior: Tensor, sigma: Tensor, r: int
-    ) -> Tensor:
+    def score(self, z: Tensor, energy: Tensor, posterior: Tensor, sigma: Tensor, r: int) -> Tensor:
         """Expected log-likelihood of frames in slots, without what all slots share.
 
         A slot's vector has a Gaussian posterior around the regularised mean of its frames. The mean

@@ -107,6 +107,7 @@ def starts(frames: Tensor, num_speakers: int, restarts: int, seed: int) -> Tenso
             KMeans(num_speakers, n_init=2, random_state=seed + restart).fit_predict,
         )
         for window in _WINDOWS
+        if window <= frames.shape[1]
         for restart in range(restarts)
     ]
     return one_hot(torch.stack(labels, 2), num_speakers).to(frames)

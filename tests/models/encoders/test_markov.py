@@ -29,7 +29,9 @@ def test_turn_taking_is_a_markov_chain_that_starts_where_it_stays():
         moved = torch.einsum("ms,mst->mt", initial, transition)
         torch.testing.assert_close(moved, initial, atol=1e-5, rtol=0)
         # slots are alike
-        torch.testing.assert_close(initial.view(3, num_slots, 3).sum(-1).std(1, False) + 1, torch.ones(3))
+        torch.testing.assert_close(
+            initial.view(3, num_slots, 3).sum(-1).std(1, False) + 1, torch.ones(3)
+        )
 
 
 def test_moving_average_is_that_of_a_loop():
@@ -43,7 +45,9 @@ def test_moving_average_is_that_of_a_loop():
 
 def test_noise_level_is_that_of_the_recipe():
     sequences = draw(sigma=5.0, dimension=64)
-    torch.testing.assert_close(noise_level(sequences.frames), torch.full((4,), 5.0), rtol=0.03, atol=0)
+    torch.testing.assert_close(
+        noise_level(sequences.frames), torch.full((4,), 5.0), rtol=0.03, atol=0
+    )
 
 
 @pytest.mark.parametrize("num_speakers", [1, 2, 3, 5])
