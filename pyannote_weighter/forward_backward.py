@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOWEST = -60.0
-"""Emissions further than this below the best slot of their frame are raised to it: a frame is never
-certain beyond what float32 can undo."""
+"""Emissions further than this below the best slot of their frame are raised to it: a frame is
+never certain beyond what float32 can undo."""
 
 
 class Posterior(NamedTuple):

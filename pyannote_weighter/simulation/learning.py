@@ -98,12 +98,12 @@ class LikesLoss:
     prototypes of a metric-learning classifier that was trained on many files would be. No such
     classifier is trained here: vectors are drawn anew every step.
 
-    Two parts. `SetCriterion` matches likes to slots and compares their embeddings with the classes:
-    the published loss. `alignment` then says where in the file each like probably is: frames
-    are assigned once more, with the mean of each matched slot replaced by the prototype of its
-    like, and the weightings should agree with that. As the prototypes are known there, the evidence
-    of that assignment also tells how speakers take turns. Slots without a like keep their means, so
-    that likes may be missing.
+    Two parts. `SetCriterion` matches likes to slots and compares their embeddings with the
+    classes: the published loss. `alignment` then says where in the file each like probably is:
+    frames are assigned once more, with the mean of each matched slot replaced by the prototype
+    of its like, and the weightings should agree with that. As the prototypes are known there,
+    the evidence of that assignment also tells how speakers take turns. Slots without a like keep
+    their means, so that likes may be missing.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The published encoder without its reduction of time, for simulated vectors: what to compare with."""
+"""The published encoder without its reduction of time, for simulated vectors: a reference."""
 
 import torch
 from torch import Tensor, nn

@@ -56,8 +56,8 @@ class RandomWalkVectors:
         Share of the interval, in equal bands around the borders, where both neighbours speak: a
         frame is then the sum of two vectors.
     silence : float, optional
-        Share of time in which nobody speaks and a frame is noise alone: where a second, independent
-        walk is below this value.
+        Share of time in which nobody speaks and a frame is noise alone: where a second,
+        independent walk is below this value.
     shares : sequence of float, optional
         Parts of the interval, one a speaker, which are their expected shares of time. They are
         normalised to sum to one. Defaults to equal ones.
@@ -107,7 +107,8 @@ class RandomWalkVectors:
     @property
     def edges(self) -> Tensor:
         """(speaker + 1,) borders of the speakers' parts of [0, 1], float64."""
-        shares = torch.tensor(self.shares or [1.0] * self.num_speakers, dtype=torch.float64)
+        shares = [1.0] * self.num_speakers if self.shares is None else self.shares
+        shares = torch.as_tensor(shares, dtype=torch.float64)
         edges = torch.cat([shares.new_zeros(1), shares.cumsum(0)])
         return edges / edges[-1]
 
