@@ -33,6 +33,7 @@ from torch import Tensor
 
 from pyannote_weighter.output import atomic
 from pyannote_weighter.simulation import limits, rivals
+from pyannote_weighter.simulation.core import load_core
 from pyannote_weighter.simulation.scoring import LADDER, accuracy, next_step
 from pyannote_weighter.simulation.vectors import RandomWalkVectors, Sequences, dominance
 
@@ -92,17 +93,12 @@ class Method(NamedTuple):
 
 def weighter(path: Path) -> Run:
     """Method of a trained Weighter core: the slot with the greatest weighting."""
-
-    @cache
-    def core():
-        from pyannote_weighter.simulation.core import load_core
-
-        return load_core(path).eval()
+    core = cache(lambda: load_core(path))  # read where and when it is needed
 
     def run(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
         model = core().to(sequences.frames.device)
         blocks = sequences.frames.split(max(1, NUMBERS // 16 // sequences.frames[0].numel()))
-        answers = (model(block, recipe.num_speakers).weightings for block in blocks)
+        answers = (model(block, recipe.num_speakers).weightings[-1] for block in blocks)
         return torch.cat([weightings.argmax(-1) for weightings in answers])
 
     return run

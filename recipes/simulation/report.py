@@ -41,9 +41,9 @@ STYLES = {
     "known means": dict(color="0.6", linestyle=":"),
     "known means, HMM": dict(color="0.4", linestyle="-."),
     CEILING: dict(color="black", linestyle="-"),
-    UNKNOWN: dict(color="black", linestyle="--"),
+    UNKNOWN: dict(color="#882255", linestyle="--"),
 }
-WEIGHTERS = ("#882255", "#AA4499", "#44AA99", "#332288", "#117733")
+WEIGHTERS = ("#AA4499", "#44AA99", "#332288", "#117733", "#DDCC77")
 
 
 @dataclass(frozen=True)

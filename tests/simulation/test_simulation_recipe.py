@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from pyannote_weighter.models.encoders.markov import MarkovRefiner
 from pyannote_weighter.simulation import TurnTaking
+from pyannote_weighter.simulation.core import save_core
 from pyannote_weighter.simulation.scoring import LADDER
 from pyannote_weighter.simulation.vectors import dominance
 
@@ -126,6 +128,22 @@ def test_end_to_end(evaluate, report, monkeypatch, tmp_path, capsys):
     assert sigma["known means"] == pytest.approx(2.1, rel=0.1)  # Student's t, see limits
     assert (tmp_path / "cells.png").stat().st_size > 1000
     assert not (tmp_path / "figure.png").exists()  # no reference cell
+
+
+def test_weighter_is_a_method(evaluate, monkeypatch, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    torch.manual_seed(0)
+    save_core(MarkovRefiner(), checkpoint, {})  # untrained: a procedure by itself
+    command = ["--into", tmp_path, "--grid", "none", "--sequences", 5, "--methods", "mine"]
+    command += ["--cell", "d=64,T=80,scale=15", "--weighter", f"mine={checkpoint}"]
+    assert run(evaluate, monkeypatch, *command) == 0
+    results = json.loads((tmp_path / "K2-d64-scale15-T80" / "mine.json").read_text())
+    assert results["kind"] == "weighter"
+    means = {p["sigma"]: np.mean(p["accuracy"]) for p in results["points"].values()}
+    assert max(means) > 2  # chance would have led to the other end of the ladder
+    assert max(means.values()) > 0.9
+    save_core(MarkovRefiner(), checkpoint, {}, about={"other": "weights"})
+    assert run(evaluate, monkeypatch, *command) == 1  # what others did is not its own result
 
 
 def curve(sigma, offsets):
