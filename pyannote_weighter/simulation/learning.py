@@ -39,7 +39,7 @@ class Conditions:
 
     dimensions: tuple[int, ...] = (16, 64, 256)
     speakers: tuple[int, ...] = (2, 2, 3, 5)
-    lengths: tuple[int, ...] = (300, 600)
+    lengths: tuple[int, ...] = (300, 1000)
     scales: tuple[float, float] = (15.0, 130.0)
     noise: tuple[float, float] = (0.5, 1.8)
     batch_size: int = 16

@@ -183,7 +183,7 @@ def failures(cells: Cells, weighters: list[str]) -> list[str]:
             cells_missed = missed(divide(cells, rival), name, lambda r: r.interval[0] > 1)
             lines.append(listed(f"not above {rival}, outside the paired interval", cells_missed))
         cells_missed = missed(possible, name, lambda r: r.sigma >= GAIN)
-        lines.append(listed(f"below G = {GAIN:g}, though both limits are above", cells_missed))
+        lines.append(listed(f"below G = {GAIN:g}, though the limits are above", cells_missed))
         cells_missed = missed(shares, name, lambda r: r.sigma >= EFFICIENCY)
         lines.append(listed(f"below eta = {EFFICIENCY:g}", cells_missed))
     above = [f"{n} in {c}" for c, row in shares.items() for n in row if row[n].interval[0] > 1]

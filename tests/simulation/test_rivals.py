@@ -11,6 +11,7 @@ from pyannote.audio.utils.vbx import VBx
 from pyannote_weighter.simulation.rivals import (
     agglomerative,
     choose_window,
+    common,
     k_means,
     moving_average,
     noise_variance,
@@ -105,13 +106,12 @@ def test_time_helps(rival):
 
 
 @pytest.mark.parametrize("rival", [pytest.param(sticky_hmm, marks=needs_hmmlearn), vbx_loop])
-def test_noise_that_leaves_one_start_astray(rival):
-    # the best of several starts is kept: k-means on single frames alone would not do
-    sequences = draw(sigma=12.0, batch=4, num_frames=1000, dimension=64, scale=30.0)
-    alone = accuracy(k_means(sequences.frames, 2), sequences.speaker).mean()
-    smooth = accuracy(smoothed_k_means(sequences.frames, 2), sequences.speaker).mean()
-    labels = rival(sequences.frames, 2)
-    assert alone < 0.65 and accuracy(labels, sequences.speaker).mean() > smooth
+def test_the_best_of_several_starts_is_kept(rival, monkeypatch):
+    sequences = draw(3, sigma=7.0, batch=4, num_frames=600, dimension=64, scale=30.0, seed=SEED)
+    best = accuracy(rival(sequences.frames, 3), sequences.speaker).mean()
+    monkeypatch.setattr(common, "_WINDOWS", (1,))
+    alone = accuracy(rival(sequences.frames, 3), sequences.speaker).mean()
+    assert best > alone + 0.05
 
 
 @pytest.mark.parametrize("window", [1, 3, 9, 31])
@@ -205,6 +205,53 @@ def test_loop_forward_backward_equals_the_sum_over_all_paths():
     torch.testing.assert_close(result[0][0, :, 0], gamma / total)
     torch.testing.assert_close(result[1][0, 0], total.log())
     torch.testing.assert_close(result[2][0, 0], drawn / total)
+
+
+def slow_vbx(frames, variance, gamma, loop, iterations):
+    """One sequence and start, (time, speaker) `gamma`: the equations, without scaling."""
+    num_frames, num_speakers = gamma.shape
+    features, phi = frames / np.sqrt(variance), 1 / variance
+    prior = np.full(num_speakers, 1 / num_speakers)
+    for _ in range(iterations):
+        scores, bound = np.zeros_like(gamma), 0.0
+        for s in range(num_speakers):
+            spread = np.full(frames.shape[1], 1 / (1 + phi * gamma[:, s].sum()))
+            alpha = spread * np.sqrt(phi) * (gamma[:, s] @ features)
+            for t in range(num_frames):
+                power = phi * (spread + alpha**2).sum()
+                scores[t, s] = np.sqrt(phi) * features[t] @ alpha - power / 2
+            bound += (1 + np.log(spread) - spread - alpha**2).sum() / 2
+        seen, transition = np.exp(scores), loop * np.eye(num_speakers) + (1 - loop) * prior
+        forward, backward = [prior * seen[0]], [np.ones(num_speakers)]
+        for t in range(1, num_frames):
+            forward.append(forward[-1] @ transition * seen[t])
+            backward.insert(0, transition @ (backward[0] * seen[-t]))
+        evidence = forward[-1].sum()
+        gamma = np.array(forward) * np.array(backward) / evidence
+        drawn = gamma[0].copy()
+        for t in range(1, num_frames):
+            drawn += (1 - loop) * prior * forward[t - 1].sum() * seen[t] * backward[t] / evidence
+        prior, bound = drawn / drawn.sum(), bound + np.log(evidence)
+    return gamma, bound
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 4])
+def test_vbx_equals_a_slow_reference(iterations):
+    frames = draw(3, sigma=4.0, num_frames=12, dimension=6, scale=4.0, seed=2).frames.double()
+    gamma = torch.rand(2, 12, 2, 3, dtype=torch.float64)
+    gamma /= gamma.sum(-1, keepdim=True)
+    variance = torch.tensor([1.0, 2.0]).double()
+    result, bound = _bayesian_hmm(frames, variance, gamma, 0.8, iterations)
+    for index, start in itertools.product(range(2), range(2)):
+        expected = slow_vbx(
+            frames[index].numpy(),
+            variance[index].item(),
+            gamma[index, :, start].numpy(),
+            0.8,
+            iterations,
+        )
+        np.testing.assert_allclose(result[index, :, start], expected[0], atol=1e-7)
+        np.testing.assert_allclose(bound[index, start], expected[1])
 
 
 def test_vbx_with_a_loop_of_zero_is_the_mixture_of_pyannote():

@@ -206,7 +206,7 @@ def test_report_tells_who_is_above_whom(report, monkeypatch, tmp_path):
     (likes,) = [s for s in sections if s.startswith("likes-seed0 is")]
     assert "not above smoothed k-means, outside the paired interval: none" in likes
     assert f"not above sticky HMM, outside the paired interval: 1: {where}" in likes
-    assert "below G = 4, though both limits are above: none" in likes
+    assert "below G = 4, though the limits are above: none" in likes
     assert f"below eta = 0.9: 1: {where}" in likes
 
 

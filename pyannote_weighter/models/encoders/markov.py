@@ -127,19 +127,15 @@ class MarkovRefiner(nn.Module):
         self.window = window
         self.turns = TurnTaking(dwell, num_phases)
 
-        # of each round: its value where vectors are certain, and what doubt adds to it
-        def per_round(value: float) -> nn.Parameter:
-            return nn.Parameter(torch.tensor([value, 0.0]).repeat(num_rounds, 1))
-
-        self.log_temperature = per_round(0.0)
-        self.log_spread = per_round(0.0)
+        self.log_temperature = nn.Parameter(torch.zeros(num_rounds))
+        self.log_spread = nn.Parameter(torch.zeros(num_rounds))
         # shares of two corrections: what a frame did to its own slot's mean, and how uncertain
         # that mean is
-        self.own_share = per_round(1.0)
-        self.uncertainty = per_round(1.0)
+        self.own_share = nn.Parameter(torch.ones(num_rounds))
+        self.uncertainty = nn.Parameter(torch.ones(num_rounds))
         # weightings are posteriors to this power: how sure to be is one thing, what to go on
         # with in the next round another
-        self.log_sharpness = per_round(0.0)
+        self.log_sharpness = nn.Parameter(torch.zeros(num_rounds))
 
     def forward(
         self,
@@ -167,14 +163,12 @@ class MarkovRefiner(nn.Module):
         z, _, sigma = standardize(frames)
         posterior = start_weightings(z, num_slots) if start is None else start
         energy = z.square().sum(-1, keepdim=True)  # (B, T, 1)
-        # share of prior in what is known of a vector that an N-th of the frames tell
-        doubt = 1 / (1 + frames.shape[1] / num_slots / sigma.square())  # (B,)
         weightings, means = [], []
         for r in range(self.num_rounds if num_rounds is None else num_rounds):
             r = min(r, self.num_rounds - 1)
-            scores = self.score(z, energy, posterior, sigma, doubt, r)
+            scores = self.score(z, energy, posterior, sigma, r)
             posterior, log_evidence = self.assign(scores)
-            sharpness = _at(self.log_sharpness[r], doubt).exp()[:, None, None]
+            sharpness = self.log_sharpness[r].exp()
             weightings.append((sharpness * (posterior + EPS).log()).softmax(-1))
             means.append(pool_mean(frames, weightings[-1]))
         return Refined(weightings, means, scores, log_evidence)
@@ -197,9 +191,7 @@ class MarkovRefiner(nn.Module):
         posterior = torch.einsum("mb,mbtn->btn", evidence.softmax(0), chains.slots)
         return posterior, evidence.logsumexp(0)
 
-    def score(
-        self, z: Tensor, energy: Tensor, posterior: Tensor, sigma: Tensor, doubt: Tensor, r: int
-    ) -> Tensor:
+    def score(self, z: Tensor, energy: Tensor, posterior: Tensor, sigma: Tensor, r: int) -> Tensor:
         """Expected log-likelihood of frames in slots, without what all slots share.
 
         A slot's vector has a Gaussian posterior around the regularised mean of its frames. The
@@ -213,8 +205,8 @@ class MarkovRefiner(nn.Module):
         energy : (B, T, 1) tensor
             Squared length of each.
         posterior : (B, T, N) tensor
-        sigma, doubt : (B,) tensors
-            Noise, and how uncertain vectors are, from 0 to 1.
+        sigma : (B,) tensor
+            Noise.
         r : int
             Round.
 
@@ -222,22 +214,16 @@ class MarkovRefiner(nn.Module):
         -------
         scores : (B, T, N) tensor
         """
-        spread = _at(self.log_spread[r], doubt).exp() / sigma.square()  # (B,), of vectors in z
+        spread = self.log_spread[r].exp() / sigma.square()  # (B,), of vectors in z
         count = posterior.sum(1) + 1 / spread.unsqueeze(1)  # (B, N)
         mean = posterior.transpose(1, 2) @ z / count.unsqueeze(-1)  # (B, N, D)
         inner = z @ mean.transpose(1, 2)  # (B, T, N)
-        own_share = _at(self.own_share[r], doubt)[:, None, None]
-        own = own_share * posterior / count.unsqueeze(1)  # (B, T, N)
+        own = self.own_share[r] * posterior / count.unsqueeze(1)  # (B, T, N)
         squared = mean.square().sum(-1).unsqueeze(1)
         squared = squared - 2 * own * inner + own.square() * energy
-        variance = _at(self.uncertainty[r], doubt).unsqueeze(1) * z.shape[-1] / count  # (B, N)
+        variance = self.uncertainty[r] * z.shape[-1] / count  # (B, N)
         scores = inner - own * energy - (squared + variance.unsqueeze(1)) / 2
-        return _at(self.log_temperature[r], doubt).exp()[:, None, None] * scores
-
-
-def _at(coefficient: Tensor, doubt: Tensor) -> Tensor:
-    """Value of a coefficient (value without doubt, what doubt adds) for each file, (B,)."""
-    return coefficient[0] + coefficient[1] * doubt
+        return self.log_temperature[r].exp() * scores
 
 
 def standardize(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -67,7 +67,7 @@ def test_score_is_the_plain_formula_of_a_loop():
     sigma = noise_level(sequences.frames)
     z = (sequences.frames - sequences.frames.mean(1, keepdim=True)) / sigma
     posterior = torch.rand(1, 12, 2).softmax(-1)
-    found = model.score(z, z.square().sum(-1, keepdim=True), posterior, sigma, torch.zeros(1), 0)
+    found = model.score(z, z.square().sum(-1, keepdim=True), posterior, sigma, 0)
     for t in range(12):
         for n in range(2):
             count = posterior[0, :, n].sum() + sigma[0] ** 2  # vectors vary by 1 / sigma^2 in z
