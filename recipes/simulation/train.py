@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("supervision", choices=["none", *LOSSES, "plain"])
     parser.add_argument("--into", type=Path, required=True, help="a .safetensors file")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -54,7 +54,7 @@ def main() -> None:
             LOSSES.get(arguments.supervision, frame_loss),
             PLAIN if plain else Conditions(),
             arguments.steps,
-            learning_rate=1e-3 if plain else 0.02,
+            learning_rate=1e-3 if plain else 0.015,
             seed=arguments.seed,
         )
         losses = list(track(steps, arguments.supervision, total=arguments.steps))
