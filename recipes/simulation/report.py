@@ -199,7 +199,7 @@ def seeds(names: list[str]) -> dict[str, list[str]]:
 
 
 def mean(of: list[Result]) -> Result:
-    """Mean over seeds, of sigma90 and of each draw."""
+    """Mean over the seeds that were evaluated, of sigma90 and of each draw."""
     return Result(np.mean([r.sigma for r in of]), np.mean([r.draws for r in of], axis=0))
 
 
@@ -220,7 +220,8 @@ def supervision(cells: Cells, groups: dict[str, list[str]]) -> list[str]:
         lines += ["", "sigma90 over seeds, mean ± standard deviation:", "", *rows_of(heads, rows)]
     ratios: Cells = {}
     for cell, row in cells.items():
-        pooled = {g: mean([row[n] for n in ns]) for g, ns in groups.items() if {*ns} <= {*row}}
+        there = {g: [row[n] for n in names if n in row] for g, names in groups.items()}
+        pooled = {g: mean(seeds_there) for g, seeds_there in there.items() if seeds_there}
         if "frames" in pooled:
             ratios[cell] = {n: pooled[n] / pooled["frames"] for n in LIKES if n in pooled}
     lines += table("sigma90 / sigma90 of the one trained on frame labels", ratios, list(LIKES))
