@@ -1,9 +1,11 @@
-"""Writing what a pipeline found: RTTM and JSON files that are whole or not there at all."""
+"""Writing what a pipeline found: files that are whole or not there at all."""
 
+import csv
+import html
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,19 +38,107 @@ def write_json(content: Any, path: str | Path) -> None:
 
 def write_rttm(diarization: Annotation, path: str | Path) -> None:
     """Write RTTM. Fields of RTTM hold no spaces: each becomes an underscore in uri and names."""
-    names = {label: _one_field(label) for label in diarization.labels()}
-    if len(set(names.values())) < len(names):
-        raise ValueError(
-            f"names that differ only in spaces cannot be told apart in RTTM: {sorted(names)}"
-        )
-    diarization = diarization.rename_labels(names)
+    diarization = diarization.rename_labels(_names(diarization, _one_field, "RTTM"))
     diarization.uri = _one_field(diarization.uri or "unknown")
     with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         diarization.write_rttm(file)
 
 
+def write_csv(output, path: str | Path) -> None:
+    """Write CSV (RFC 4180, UTF-8): a header, and one row for each turn in order of time.
+
+    Columns are start, end, duration (seconds), speaker, and confidence, which is left empty where
+    the pipeline does not tell it.
+
+    Parameters
+    ----------
+    output : DiarizeOutput or Annotation
+    path : path
+    """
+    with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("start", "end", "duration", "speaker", "confidence"))
+        for turn in turns(output):
+            times = (turn["start"], turn["end"], turn["end"] - turn["start"])
+            rows.writerow(
+                [*(f"{time:.3f}" for time in times), turn["speaker"], turn.get("confidence")]
+            )
+
+
+def write_audacity(output, path: str | Path) -> None:
+    """Write a label track of Audacity: start, end (seconds) and speaker, separated by tabs.
+
+    A label is one line and has no escapes: tabs and line breaks in names become spaces.
+
+    Parameters
+    ----------
+    output : DiarizeOutput or Annotation
+    path : path
+
+    Raises
+    ------
+    ValueError
+        When two names would become one.
+    """
+    names = _names(annotation_of(output), _one_line, "Audacity labels")
+    with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        for turn in turns(output):
+            file.write(f"{turn['start']:.3f}\t{turn['end']:.3f}\t{names[turn['speaker']]}\n")
+
+
+def write_webvtt(output, path: str | Path) -> None:
+    """Write WebVTT (W3C, https://www.w3.org/TR/webvtt1/, section 4): one cue for each turn.
+
+    A cue has the speaker as its voice, and as its text, since players do not show voices. Turns
+    of less than a millisecond are given one: a cue has to end after it starts.
+
+    Parameters
+    ----------
+    output : DiarizeOutput or Annotation
+    path : path
+
+    Raises
+    ------
+    ValueError
+        When two names would become one: parsers take every run of white space for one space.
+    """
+    names = _names(annotation_of(output), _one_line, "WebVTT")
+    blocks = ["WEBVTT\n"]
+    for turn in turns(output):
+        start, end = (max(0, round(1000 * turn[bound])) for bound in ("start", "end"))
+        name = html.escape(names[turn["speaker"]], quote=False)
+        times = f"{_timestamp(start)} --> {_timestamp(max(end, start + 1))}"
+        blocks.append(f"{times}\n<v {name}>{name}\n")
+    with atomic(path) as unfinished:
+        unfinished.write_text("\n".join(blocks), encoding="utf-8")
+
+
+def _timestamp(milliseconds: int) -> str:
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02}.{milliseconds:03}"
+
+
+def _names(
+    diarization: Annotation, written: Callable[[Any], str], form: str
+) -> dict[Any, str]:
+    """How each label is written in a format that does not hold all of them as they are."""
+    names = {label: written(label) for label in diarization.labels()}
+    if len(set(names.values())) < len(names):
+        raise ValueError(
+            f"names that differ only in spaces cannot be told apart in {form}: "
+            f"{sorted(map(str, names))}"
+        )
+    return names
+
+
 def _one_field(text: Any) -> str:
     return re.sub(r"\s", "_", str(text)) or "_"
+
+
+def _one_line(text: Any) -> str:
+    return " ".join(str(text).split()) or "_"
 
 
 def annotation_of(output) -> Annotation:
@@ -81,8 +171,8 @@ def to_json(output, uri: str | None = None) -> dict[str, Any]:
     -------
     content : dict
         ``uri``; ``speakers``: label, seconds of speech, and where the pipeline tells them,
-        confidence and embedding; ``diarization`` and ``exclusive_diarization`` (no overlap):
-        start and end in seconds, speaker.
+        confidence and embedding; ``diarization`` and ``exclusive_diarization`` (no overlap): see
+        `turns`.
     """
     diarization = annotation_of(output)
     known = confidences(output)
@@ -99,16 +189,34 @@ def to_json(output, uri: str | None = None) -> dict[str, Any]:
     content = {
         "uri": uri or diarization.uri,
         "speakers": speakers,
-        "diarization": _turns(diarization),
+        "diarization": turns(output),
     }
-    exclusive = getattr(output, "exclusive_speaker_diarization", None)
-    if exclusive is not None:
-        content["exclusive_diarization"] = _turns(exclusive)
+    if getattr(output, "exclusive_speaker_diarization", None) is not None:
+        content["exclusive_diarization"] = turns(output, exclusive=True)
     return content
 
 
-def _turns(diarization: Annotation) -> list[dict[str, Any]]:
-    return [
-        {"start": round(turn.start, 3), "end": round(turn.end, 3), "speaker": label}
-        for turn, _, label in diarization.itertracks(yield_label=True)
-    ]
+def turns(output, exclusive: bool = False) -> list[dict[str, Any]]:
+    """Turns in order of time.
+
+    Parameters
+    ----------
+    output : DiarizeOutput or Annotation
+    exclusive : bool, optional
+        Those without overlap.
+
+    Returns
+    -------
+    turns : list of dict
+        ``start`` and ``end`` in seconds, ``speaker`` and, where the pipeline tells it,
+        ``confidence``.
+    """
+    diarization = output.exclusive_speaker_diarization if exclusive else annotation_of(output)
+    confidence = getattr(output, "turn_confidence", None)
+    found = []
+    for turn, _, label in diarization.itertracks(yield_label=True):
+        entry = {"start": round(turn.start, 3), "end": round(turn.end, 3), "speaker": label}
+        if confidence is not None:
+            entry["confidence"] = round(confidence(turn, label), 4)
+        found.append(entry)
+    return found

@@ -109,10 +109,9 @@ def test_time_helps(rival):
 def test_the_best_of_several_starts_is_kept(rival, monkeypatch):
     sequences = draw(3, sigma=7.0, batch=4, num_frames=600, dimension=64, scale=30.0, seed=5)
     best = accuracy(rival(sequences.frames, 3), sequences.speaker).mean()
-    for window in (1, 51):
-        monkeypatch.setattr(common, "_WINDOWS", (window,))
-        alone = accuracy(rival(sequences.frames, 3), sequences.speaker).mean()
-        assert best > alone + 0.02
+    monkeypatch.setattr(common, "_WINDOWS", (1,))
+    alone = accuracy(rival(sequences.frames, 3), sequences.speaker).mean()
+    assert best > alone + 0.02
 
 
 @pytest.mark.parametrize("window", [1, 3, 9, 31])

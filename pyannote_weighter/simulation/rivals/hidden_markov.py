@@ -19,9 +19,9 @@ def sticky_hmm(
     """Gaussian hidden Markov model of hmmlearn, by expectation maximisation with priors.
 
     Emissions are normal, with one variance for all speakers and dimensions (spherical and tied),
-    that of `noise_variance`, and means of N(0, I). Transitions have a Dirichlet prior. Of
-    several runs, the one with the highest evidence is kept: in many dimensions the likelihood itself
-    prefers those that fit noise. Each frame is given to its most probable speaker.
+    that of `noise_variance`, and means of N(0, I). Transitions have a Dirichlet prior. Of several
+    runs, the one with the highest evidence is kept: in many dimensions the likelihood prefers
+    those that fit noise. Each frame is given to its most probable speaker.
 
     Parameters
     ----------
