@@ -42,6 +42,7 @@ BALANCED = 0.8  # greatest dominance of balanced sequences: 20 to 80 % with two 
 ROUNDS = 200  # of as many sequences as are wanted, before balanced ones are given up
 COMMON = tuple(range(0, 21, 2))  # steps that every method takes in reference cells: 1 to 32
 PILOT = 16  # sequences that find out where a method is worth evaluating
+WINDOWS = (5, 9, 15, 25, 41, 61, 101)  # of the moving average, to choose from
 NUMBERS = 2**24  # in a block of frames: 64 MB
 PACKAGES = ("torch", "numpy", "scikit-learn", "hmmlearn", "pyannote.audio", "pyannote-weighter")
 
@@ -112,8 +113,8 @@ def rival(function: Callable) -> Run:
 @cache
 def window(recipe: RandomWalkVectors) -> int:
     """Window that is best on other sequences of this recipe, noise included."""
-    size = min(50, max(10, 50_000 // recipe.num_frames))
-    return rivals.choose_window(recipe, num_sequences=size)
+    size = min(24, max(10, 50_000 // recipe.num_frames))
+    return rivals.choose_window(recipe, WINDOWS, num_sequences=size)
 
 
 def smoothed_k_means(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
