@@ -8,9 +8,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pyannote_weighter.audio import in_memory
-from pyannote_weighter.output import annotation_of, confidences, to_json, write_json, write_rttm
+from pyannote_weighter.output import (
+    annotation_of,
+    confidences,
+    to_json,
+    write_audacity,
+    write_csv,
+    write_json,
+    write_rttm,
+    write_webvtt,
+)
 
-FORMATS = ("rttm", "json", "png")
+FORMATS = {
+    "rttm": "rttm",
+    "json": "json",
+    "csv": "csv",
+    "audacity": "txt",
+    "webvtt": "vtt",
+    "png": "png",
+}
+"""Formats that can be written, and how the names of their files end."""
 
 
 def apply_to_files(
@@ -21,7 +38,7 @@ def apply_to_files(
     options: Mapping[str, int] | None = None,
     console: Console | None = None,
 ) -> dict[Path, str]:
-    """Diarize files; write ``<into>/<name of the file>.<format>`` for each of them.
+    """Diarize files; write their results to ``<into>/<name of the file>.<ending of the format>``.
 
     Parameters
     ----------
@@ -30,7 +47,8 @@ def apply_to_files(
     files : sequence of path
     into : path
         Folder, made if missing. Results of an earlier run are replaced.
-    formats : sequence of {"rttm", "json", "png"}
+    formats : sequence of {"rttm", "json", "csv", "audacity", "webvtt", "png"}
+        Files end in the same, but for "audacity" (label track: .txt) and "webvtt" (.vtt).
     options : dict, optional
         `num_speakers`, `min_speakers`, `max_speakers`: the same for all files.
     console : Console, optional
@@ -103,15 +121,22 @@ def check_names(files: Sequence[Path]) -> None:
 
 def _write(output, audio: Mapping, into: Path, name: str, formats: Sequence[str]) -> None:
     diarization = annotation_of(output)
-    if "rttm" in formats:
-        write_rttm(diarization, into / f"{name}.rttm")
-    if "json" in formats:
-        write_json(to_json(output, uri=name), into / f"{name}.json")
-    if "png" in formats:
+    paths = {form: into / f"{name}.{FORMATS[form]}" for form in formats}
+    if "rttm" in paths:
+        write_rttm(diarization, paths["rttm"])
+    if "json" in paths:
+        write_json(to_json(output, uri=name), paths["json"])
+    if "csv" in paths:
+        write_csv(output, paths["csv"])
+    if "audacity" in paths:
+        write_audacity(output, paths["audacity"])
+    if "webvtt" in paths:
+        write_webvtt(output, paths["webvtt"])
+    if "png" in paths:
         from pyannote_weighter.plots import plot_diarization
 
         plot_diarization(
-            into / f"{name}.png",
+            paths["png"],
             audio["waveform"].numpy(),
             audio["sample_rate"],
             diarization,

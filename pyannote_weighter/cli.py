@@ -62,7 +62,12 @@ def apply(
     files: Annotated[list[Path], typer.Argument(help="Audio files.", metavar="FILE...")],
     into: Into,
     formats: Annotated[
-        str, typer.Option("--format", help="Any of rttm, json, png, separated by commas.")
+        str,
+        typer.Option(
+            "--format",
+            help="Any of rttm, json, csv, audacity (label track, .txt), webvtt (.vtt), png, "
+            "separated by commas.",
+        ),
     ] = "rttm,json",
     pipeline: Annotated[
         str | None, typer.Option(help="Folder, or name on the Hub; default: the one shipped.")

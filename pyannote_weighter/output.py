@@ -120,9 +120,7 @@ def _timestamp(milliseconds: int) -> str:
     return f"{hours:02}:{minutes:02}:{seconds:02}.{milliseconds:03}"
 
 
-def _names(
-    diarization: Annotation, written: Callable[[Any], str], form: str
-) -> dict[Any, str]:
+def _names(diarization: Annotation, written: Callable[[Any], str], form: str) -> dict[Any, str]:
     """How each label is written in a format that does not hold all of them as they are."""
     names = {label: written(label) for label in diarization.labels()}
     if len(set(names.values())) < len(names):
@@ -149,7 +147,7 @@ def annotation_of(output) -> Annotation:
 def confidences(output) -> dict[str, float]:
     """Confidence of every speaker, empty for pipelines that have none to tell."""
     confidence = getattr(output, "confidence", None)
-    if confidence is None:
+    if confidence is None or len(confidence) == 0:
         return {}
     labels = annotation_of(output).labels()
     if not hasattr(confidence, "keys"):
@@ -212,11 +210,12 @@ def turns(output, exclusive: bool = False) -> list[dict[str, Any]]:
         ``confidence``.
     """
     diarization = output.exclusive_speaker_diarization if exclusive else annotation_of(output)
-    confidence = getattr(output, "turn_confidence", None)
+    turn_confidence = getattr(output, "turn_confidence", lambda turn, speaker: None)
     found = []
     for turn, _, label in diarization.itertracks(yield_label=True):
         entry = {"start": round(turn.start, 3), "end": round(turn.end, 3), "speaker": label}
+        confidence = turn_confidence(turn, label)
         if confidence is not None:
-            entry["confidence"] = round(confidence(turn, label), 4)
+            entry["confidence"] = round(confidence, 4)
         found.append(entry)
     return found

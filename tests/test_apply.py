@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import soundfile
 from pyannote.database.util import load_rttm
 from rich.console import Console
 
-from pyannote_weighter.apply import apply_to_files
+from pyannote_weighter.apply import FORMATS, apply_to_files
 from tests.dummy_pipeline import HalfAndHalf
 
 
@@ -35,15 +36,17 @@ def run(files, into, **options):
 
 
 def test_all_formats(tmp_path, audio):
-    failures, _ = run(
-        [audio("a.wav"), audio("b c.flac")], tmp_path / "out", formats=("rttm", "json", "png")
-    )
+    failures, _ = run([audio("a.wav"), audio("b c.flac")], tmp_path / "out", formats=FORMATS)
     assert not failures
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["a.json", "a.png", "a.rttm", "b c.json", "b c.png", "b c.rttm"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    endings = ("rttm", "json", "csv", "txt", "vtt", "png")
+    assert names == {f"{name}.{ending}" for name in ("a", "b c") for ending in endings}
     assert load_rttm(tmp_path / "out" / "b c.rttm")["b_c"].labels() == ["SPEAKER_00", "SPEAKER_01"]
     content = json.loads((tmp_path / "out" / "a.json").read_text())
     assert content["speakers"][0]["confidence"] == 0.9
+    assert (tmp_path / "out" / "a.csv").read_text().startswith("start,end,duration,speaker,")
+    assert (tmp_path / "out" / "a.txt").read_text().startswith("0.000\t0.500\tSPEAKER_00\n")
+    assert (tmp_path / "out" / "a.vtt").read_text().startswith("WEBVTT\n")
 
 
 def test_one_that_fails_does_not_keep_the_others_from_it(tmp_path, audio):
@@ -72,6 +75,9 @@ def test_results_that_would_overwrite_each_other_are_refused(tmp_path, audio):
 
 
 def test_unknown_formats_are_refused(tmp_path, audio):
-    for formats in (("rttm", "csv"), ()):
-        with pytest.raises(ValueError, match="unknown format"):
+    known = "rttm, json, csv, audacity, webvtt, png"
+    for formats, unknown in ((("rttm", "srt", "vtt"), "srt, vtt"), ((), "(none)")):
+        expected = re.escape(f"unknown format {unknown}: choose from {known}")
+        with pytest.raises(ValueError, match=expected):
             run([audio("a.wav")], tmp_path / "out", formats=formats)
+    assert not (tmp_path / "out").exists()

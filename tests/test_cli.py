@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import pyannote_weighter
+from pyannote_weighter.apply import FORMATS
 from pyannote_weighter.cli import app, main
 from tests.dummy_pipeline import write_pipeline
 
@@ -60,6 +62,10 @@ def test_apply(tmp_path, audio):
     result = runner.invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["talk.rttm"]
+    result = runner.invoke(app, [*arguments[:-1], "csv, audacity,webvtt"])
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"talk.rttm", "talk.csv", "talk.txt", "talk.vtt"}
 
     result = runner.invoke(app, [*arguments, str(tmp_path / "missing.wav")])
     assert result.exit_code == 1
@@ -67,13 +73,20 @@ def test_apply(tmp_path, audio):
     assert "no such audio file" in result.output.replace("\n", " ")
 
 
+def test_help_of_apply_names_all_formats():
+    options = get_command(app).commands["apply"].params
+    (option,) = [option for option in options if option.name == "formats"]
+    assert all(name in option.help for name in FORMATS)
+
+
 def test_errors_are_told_without_a_traceback(tmp_path, audio, monkeypatch, capsys):
-    arguments = ["apply", str(audio), "--into", str(tmp_path), "--format", "csv"]
+    arguments = ["apply", str(audio), "--into", str(tmp_path), "--format", "srt,csv"]
     monkeypatch.setattr(sys, "argv", ["pyannote-weighter", *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1
-    assert "error: unknown format csv" in capsys.readouterr().err
+    known = "rttm, json, csv, audacity, webvtt, png"
+    assert f"error: unknown format srt: choose from {known}\n" in capsys.readouterr().err
     monkeypatch.setenv("PYANNOTE_WEIGHTER_TRACEBACK", "1")
     with pytest.raises(ValueError, match="unknown format"):
         main()

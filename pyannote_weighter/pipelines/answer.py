@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+import torch
 from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
-from pyannote.core import SlidingWindowFeature
+from pyannote.core import Segment, SlidingWindowFeature
+
+from pyannote_weighter import weighting
+from pyannote_weighter.output import turns
 
 
 @dataclass
@@ -26,10 +31,48 @@ class WeighterOutput(DiarizeOutput):
     seconds: dict[str, float] = field(default_factory=dict)
     weightings: SlidingWindowFeature | None = None
 
+    def turn_confidence(self, turn: Segment, speaker: str) -> float | None:
+        """Confidence of one turn: c = sum X^2 / sum X of its speaker over the frames of the turn.
+
+        It says how sure the weighting is of the frames that it gives to the speaker there; those
+        that it does not give to the speaker hardly count. Frames of a turn are those nearest to
+        its start, to its end, and to all times between.
+
+        Parameters
+        ----------
+        turn : Segment
+            From `speaker_diarization` or `exclusive_speaker_diarization`, or any other.
+        speaker : str
+            Label in `speaker_diarization`.
+
+        Returns
+        -------
+        confidence : float or None
+            In [0, 1]; None without weightings.
+
+        Raises
+        ------
+        ValueError
+            For an unknown speaker.
+        """
+        if self.weightings is None:
+            return None
+        labels = self.speaker_diarization.labels()
+        if speaker not in labels:
+            raise ValueError(f"no speaker {speaker!r}: choose from {', '.join(map(str, labels))}")
+        x = self.weightings.data[:, labels.index(speaker)]  # (T,)
+        nearest = [self.weightings.sliding_window.closest_frame(time) for time in turn]
+        first, last = np.clip(nearest, 0, len(x) - 1)
+        return weighting.confidence(torch.from_numpy(x[first : last + 1]), dim=0).item()
+
     def serialize(self) -> dict:
-        """Upstream's serialization, with the confidence of each speaker."""
+        """Upstream's serialization, with the confidence of each turn and each speaker."""
         speakers = {
             label: {"confidence": round(c, 4), "seconds": round(self.seconds[label], 2)}
             for label, c in self.confidence.items()
         }
-        return super().serialize() | {"speakers": speakers}
+        return super().serialize() | {
+            "diarization": turns(self),
+            "exclusive_diarization": turns(self, exclusive=True),
+            "speakers": speakers,
+        }

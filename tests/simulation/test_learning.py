@@ -28,7 +28,7 @@ def spoilt(seed: int = 0) -> MarkovRefiner:
     torch.manual_seed(seed)
     model = MarkovRefiner(num_rounds=3, dwell=(3.0,), num_phases=2)
     with torch.no_grad():
-        model.log_temperature[:, 0] = 1.0
+        model.log_temperature.fill_(1.0)
     return model
 
 

@@ -255,12 +255,30 @@ def noise_level(frames: Tensor) -> Tensor:
 
 
 def moving_average(series: Tensor, width: int) -> Tensor:
-    """Average (B, T, D) over `width` frames (odd) around each, fewer at both ends."""
-    reach = min(width // 2, series.shape[1])
+    """Mean over as many frames as there are of a window around each.
+
+    Parameters
+    ----------
+    series : (B, T, D) tensor
+    width : int
+        Frames in a window, odd, so that it has a centre.
+
+    Returns
+    -------
+    means : (B, T, D) tensor
+
+    Raises
+    ------
+    ValueError
+        Where the width is even or less than one.
+    """
+    if width < 1 or width % 2 == 0:
+        raise ValueError(f"window is {width}: choose an odd number of at least 1")
+    num_frames = series.shape[1]
     total = F.pad(series.cumsum(1), (0, 0, 1, 0))  # (B, T + 1, D)
-    index = torch.arange(series.shape[1], device=series.device)
-    first = (index - reach).clamp(min=0)
-    last = (index + reach + 1).clamp(max=series.shape[1])
+    index = torch.arange(num_frames, device=series.device)
+    first = (index - width // 2).clamp(min=0)
+    last = (index + width // 2 + 1).clamp(max=num_frames)
     return (total[:, last] - total[:, first]) / (last - first).unsqueeze(-1)
 
 

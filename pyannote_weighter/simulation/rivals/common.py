@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import one_hot
 
+from pyannote_weighter.models.encoders import markov
 from pyannote_weighter.weighting import full_precision
 
 # Windows of the moving averages from which the methods with local optima start. The best one
@@ -63,40 +64,13 @@ def each(frames: Tensor, cluster: Callable[[np.ndarray], Iterable[int]]) -> Tens
 
 
 def moving_average(frames: Tensor, window: int) -> Tensor:
-    """Mean over as many frames as there are of a window around each.
-
-    Parameters
-    ----------
-    frames : (batch, time, dimension) tensor
-    window : int
-        Frames in a window, odd, so that it has a centre.
-
-    Returns
-    -------
-    means : (batch, time, dimension) tensor
-
-    Raises
-    ------
-    ValueError
-        Where the window is even or less than one.
-    """
-    if window < 1 or window % 2 == 0:
-        raise ValueError(f"window is {window}: choose an odd number of at least 1")
-    num_frames = frames.shape[1]
-    # float64, or differences of sums lose digits in long sequences
-    total = pad(frames.double().cumsum(1), (0, 0, 1, 0))
-    time = torch.arange(num_frames, device=frames.device)
-    start = (time - window // 2).clamp(min=0)
-    end = (time + window // 2 + 1).clamp(max=num_frames)
-    return ((total[:, end] - total[:, start]) / (end - start).unsqueeze(-1)).to(frames)
+    """See `markov.moving_average`; here in float64, as sums are long and frames not centred."""
+    return markov.moving_average(frames.double(), window).to(frames)
 
 
 def noise_variance(frames: Tensor) -> Tensor:
-    """Variance of the noise, (batch, time, dimension) to (batch,), from successive differences.
-
-    These hold twice the noise and, but for switches, nothing of the speakers.
-    """
-    return frames.diff(dim=1).square().mean((1, 2)) / 2
+    """Variance of the noise, (batch, time, dimension) to (batch,), see `markov.noise_level`."""
+    return markov.noise_level(frames).square()
 
 
 def starts(frames: Tensor, num_speakers: int, restarts: int, seed: int) -> Tensor:
