@@ -115,7 +115,7 @@ def table(rows: dict[str, np.ndarray]) -> list[str]:
     for kind, values in rows.items():
         cells = [kind, str(len(values))]
         for low, middle, high in np.quantile(values, (0.25, 0.5, 0.75), axis=0).T:
-            cells.append(f"{middle:.3g} [{low:.2g}, {high:.2g}]")
+            cells.append(f"{middle:.3g} [{low:.3g}, {high:.3g}]")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
