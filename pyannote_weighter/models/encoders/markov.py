@@ -159,7 +159,16 @@ class MarkovRefiner(nn.Module):
         Returns
         -------
         refined : Refined
+
+        Raises
+        ------
+        ValueError
+            Where there are no frames, or some are NaN or infinite.
         """
+        if frames.ndim != 3 or not frames.numel():
+            raise ValueError(f"frames are {tuple(frames.shape)}, not (batch, time, dimension)")
+        if not frames.isfinite().all():
+            raise ValueError("frames are NaN or infinite: look for what made them, or drop them")
         z, _, sigma = standardize(frames)
         posterior = start_weightings(z, num_slots) if start is None else start
         energy = z.square().sum(-1, keepdim=True)  # (B, T, 1)

@@ -124,3 +124,13 @@ def test_start_is_a_distribution_over_slots():
     for num_slots in (1, 2, 6):  # more slots than dimensions too
         start = start_weightings(z, num_slots)
         torch.testing.assert_close(start.sum(-1), torch.ones(2, 50))
+
+
+def test_frames_that_are_none_or_no_numbers_are_refused():
+    for shape in ((2, 0, 4), (0, 5, 4), (5, 4)):
+        with pytest.raises(ValueError, match="not \\(batch, time, dimension\\)"):
+            MarkovRefiner()(torch.zeros(shape), 2)
+    frames = torch.randn(2, 20, 4)
+    frames[1, 3, 0] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        MarkovRefiner()(frames, 2)
