@@ -1,10 +1,11 @@
-"""Likes to slots: the one-to-one assignment of least cost, as in DETR.
+"""Likes to slots: the one-to-one assignment of least cost, as in DETR, or a soft one.
 
 Carion et al., "End-to-end object detection with transformers" (2020). The cost of giving a like
 to a slot is -ln(c p), with c the confidence of the slot and p its posterior of the liked speaker.
 No gradient runs through the assignment.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -82,15 +83,7 @@ def match_likes(
         Where shapes disagree, a like is no speaker index, or the cost is not a number.
     """
     files = distinct_likes(confidence, log_posteriors, likes)
-    padded = torch.nn.utils.rnn.pad_sequence(files, batch_first=True)
-    # (batch, like)
-    num_slots = confidence.shape[1]
-    index = padded.to(log_posteriors.device).unsqueeze(1).expand(-1, num_slots, -1)
-    with torch.no_grad():
-        log_confidence = torch.log(full_precision(confidence) + EPSILON).unsqueeze(-1)
-        # (batch, slot, 1)
-        cost = -(log_confidence + full_precision(log_posteriors.gather(-1, index))).cpu()
-        # (batch, slot, like)
+    cost = _cost(confidence, log_posteriors, files).cpu()  # (batch, slot, like)
     pairs = []
     for number, speakers in enumerate(files):
         try:
@@ -135,3 +128,121 @@ def distinct_likes(
             )
         files.append(speakers[speakers >= 0])
     return files
+
+
+def soft_match_likes(
+    confidence: Tensor,
+    log_posteriors: Tensor,
+    likes: Sequence[Tensor | None],
+    temperature: float = 1.0,
+) -> Tensor:
+    """Match the likes of each file to its slots softly, see `sinkhorn`.
+
+    Parameters
+    ----------
+    confidence, log_posteriors, likes
+        As in `match_likes`.
+    temperature : float
+        Above 0; towards 0 this is `match_likes`.
+
+    Returns
+    -------
+    shares : (batch, slot, speaker) torch.Tensor
+        Share of a slot in a like, without gradient, on the device of the confidence. 0 for who is
+        not liked.
+
+    Raises
+    ------
+    ValueError
+        As in `match_likes`, or where the temperature is not above 0.
+    """
+    files = distinct_likes(confidence, log_posteriors, likes)
+    cost = _cost(confidence, log_posteriors, files)
+    num_likes = torch.tensor([len(speakers) for speakers in files], device=cost.device)
+    soft = sinkhorn(cost, num_likes, temperature)
+    index = torch.nn.utils.rnn.pad_sequence(files, batch_first=True).to(cost.device)
+    index = index.unsqueeze(1).expand_as(soft)
+    # padding adds its zeros to the first speaker
+    return soft.new_zeros(log_posteriors.shape).scatter_add_(-1, index, soft)
+
+
+@torch.no_grad()
+def sinkhorn(
+    cost: Tensor, num_likes: Tensor | None = None, temperature: float = 1.0, iterations: int = 20
+) -> Tensor:
+    """Soft one-to-one assignments: optimal transport with entropy, in the log domain.
+
+    The q that is least in sum q cost + temperature sum q ln q, where a like has slots that sum to
+    1 and a slot has likes that sum to at most 1; what is left of slots goes to one more column,
+    "no like", at no cost. With more likes than slots it is the other way round. Cuturi, "Sinkhorn
+    distances" (2013); the potentials start from those of twice the temperature, and so on
+    upwards (Schmitzer, "Stabilized sparse scaling algorithms for entropy regularized transport
+    problems", 2019), without which low temperatures need very many iterations.
+
+    At temperature 1 it stands in for the E step of expectation-maximisation, the posterior of
+    matchings, whose exact marginals are ratios of permanents. By the envelope theorem the
+    derivative of the least value with respect to the cost is q itself: a loss with weights q needs
+    no gradient through q, and none is kept.
+
+    Parameters
+    ----------
+    cost : (batch, slot, like) torch.Tensor
+        Finite.
+    num_likes : (batch,) torch.Tensor, optional
+        Likes of each file, the columns beyond are padding. Defaults to all.
+    temperature : float
+        Above 0, in units of the cost.
+    iterations : int
+        For each of the temperatures, of which there are log2(range of the cost / temperature),
+        rounded up, and one.
+
+    Returns
+    -------
+    shares : (batch, slot, like) torch.Tensor
+        q, 0 for padding. Likes sum to 1 exactly where there are enough slots; slots sum to 1 at
+        most up to what the iterations leave.
+
+    Raises
+    ------
+    ValueError
+        Where the temperature is not above 0 or the cost is not finite.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}: choose a finite one above 0")
+    cost = full_precision(cost)
+    num_files, num_slots, size = cost.shape
+    if not cost.isfinite().all():
+        raise ValueError(
+            "cost is not finite: look for NaN in the weightings or log posteriors, or lower the "
+            "learning rate"
+        )
+    if num_likes is None:
+        num_likes = torch.full((num_files,), size, device=cost.device)
+    real = torch.arange(size, device=cost.device) < num_likes.unsqueeze(1)  # (batch, like)
+    # one row and one column more, which take what is left over on either side
+    spare_slots = (num_slots - num_likes).clamp(min=0).unsqueeze(1)
+    spare_likes = (num_likes - num_slots).clamp(min=0).unsqueeze(1)
+    rows = torch.cat([torch.ones_like(cost[..., :1].flatten(1)), spare_likes], 1).log()
+    columns = torch.cat([real, spare_slots], 1).to(cost.dtype).log()
+    cost = torch.nn.functional.pad(cost * real.unsqueeze(1), (0, 1, 0, 1))
+    # (batch, slot + 1, like + 1)
+    spread = (cost.amax() - cost.amin()).item() if cost.numel() else 0.0
+    levels = max(0, math.ceil(math.log2(max(spread, temperature) / temperature)))
+    slot = torch.zeros_like(cost[:, :, :1])
+    for level in range(levels, -1, -1):
+        t = temperature * 2.0**level
+        for _ in range(iterations):
+            like = t * (columns.unsqueeze(1) - torch.logsumexp((slot - cost) / t, 1, keepdim=True))
+            slot = t * (rows.unsqueeze(2) - torch.logsumexp((like - cost) / t, 2, keepdim=True))
+    like = t * (columns.unsqueeze(1) - torch.logsumexp((slot - cost) / t, 1, keepdim=True))
+    return ((slot + like - cost) / t).exp()[:, :-1, :-1]
+
+
+@torch.no_grad()
+def _cost(confidence: Tensor, log_posteriors: Tensor, files: list[Tensor]) -> Tensor:
+    """Cost of giving a like to a slot, (batch, slot, like), with likes padded."""
+    padded = torch.nn.utils.rnn.pad_sequence(files, batch_first=True)  # (batch, like)
+    index = padded.to(log_posteriors.device).unsqueeze(1).expand(-1, confidence.shape[1], -1)
+    log_confidence = torch.log(full_precision(confidence) + EPSILON).unsqueeze(-1)
+    # (batch, slot, 1)
+    return -(log_confidence + full_precision(log_posteriors.gather(-1, index)))

@@ -193,7 +193,7 @@ def test_silence_and_output_that_is_the_diarization(tmp_path, write, read, diari
 def test_old_content_stays_when_writing_fails(tmp_path, diarization, write):
     write(diarization, tmp_path / "a")
     before = (tmp_path / "a").read_bytes()
-    diarization[Segment(4, 5)] = "no \ud800 character"  # a lone surrogate has no UTF-8
+    diarization[Segment(0, 5)] = "no \ud800 character"  # a lone surrogate has no UTF-8
     with pytest.raises(UnicodeEncodeError):
         write(diarization, tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == before

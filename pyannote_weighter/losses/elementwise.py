@@ -35,7 +35,9 @@ from pyannote_weighter.matching import EPSILON
 from pyannote_weighter.weighting import full_precision
 
 
-def wbce(y_hat: Tensor, y: Tensor, *, log_y_hat: Tensor | None = None, lambda_: float = 1.0):
+def wbce(
+    y_hat: Tensor, y: Tensor, *, log_y_hat: Tensor | None = None, lambda_: float = 1.0
+) -> Tensor:
     """wBCE, -y ln(y_hat) + lambda y_hat, least at y_hat = y / lambda.
 
     The negative log-likelihood of a Poisson count, `torch.nn.PoissonNLLLoss(log_input=False)`.
@@ -44,7 +46,9 @@ def wbce(y_hat: Tensor, y: Tensor, *, log_y_hat: Tensor | None = None, lambda_: 
     return lambda_ * y_hat - y * log_y_hat
 
 
-def bce(y_hat: Tensor, y: Tensor, *, log_y_hat: Tensor | None = None, lambda_: float = 1.0):
+def bce(
+    y_hat: Tensor, y: Tensor, *, log_y_hat: Tensor | None = None, lambda_: float = 1.0
+) -> Tensor:
     """Binary cross-entropy, L+ = -ln(y_hat), L- = -ln(1 - y_hat), least at y_hat = y.
 
     With missing likes this is "assume negative": Cole et al., "Multi-label learning from single
@@ -362,6 +366,9 @@ class ElementwiseLoss(nn.Module):
         self.reduction = reduction
         self.options = options
 
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the loss where training is; most do not ask."""
+
     def extra_repr(self) -> str:
         """Show the options when the module is printed."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -423,6 +430,8 @@ class Hill(ElementwiseLoss):
 class SPLC(ElementwiseLoss):
     """`splc` as a module that corrects from an epoch on.
 
+    Call `set_epoch` at the start of every epoch: nothing is corrected otherwise.
+
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}
@@ -431,11 +440,6 @@ class SPLC(ElementwiseLoss):
         as well, such as steps.
     **options
         Those of `splc`.
-
-    Attributes
-    ----------
-    epoch : int
-        The current one, 0 at first. Who trains sets it: nothing is corrected otherwise.
     """
 
     function = staticmethod(splc)
@@ -450,6 +454,10 @@ class SPLC(ElementwiseLoss):
         super().__init__(reduction, **options)
         self.start = start
         self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the current epoch, 0 for the first."""
+        self.epoch = epoch
 
     def elements(
         self, y_hat: Tensor, y: Tensor, log_y_hat: Tensor | None = None, lambda_: float = 1.0

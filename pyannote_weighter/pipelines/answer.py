@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
 from pyannote.core import Segment, SlidingWindowFeature
 
-from pyannote_weighter import weighting
 from pyannote_weighter.output import turns
 
 
@@ -60,10 +58,11 @@ class WeighterOutput(DiarizeOutput):
         labels = self.speaker_diarization.labels()
         if speaker not in labels:
             raise ValueError(f"no speaker {speaker!r}: choose from {', '.join(map(str, labels))}")
-        x = self.weightings.data[:, labels.index(speaker)]  # (T,)
         nearest = [self.weightings.sliding_window.closest_frame(time) for time in turn]
-        first, last = np.clip(nearest, 0, len(x) - 1)
-        return weighting.confidence(torch.from_numpy(x[first : last + 1]), dim=0).item()
+        first, last = np.clip(nearest, 0, len(self.weightings) - 1)
+        x = self.weightings.data[first : last + 1, labels.index(speaker)].astype(float)
+        total = x.sum()
+        return float(x @ x / total) if total > 0 else 0.0
 
     def serialize(self) -> dict:
         """Upstream's serialization, with the confidence of each turn and each speaker."""

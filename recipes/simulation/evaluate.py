@@ -98,7 +98,7 @@ def weighter(path: Path) -> Run:
 
     def run(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
         model = core().to(sequences.frames.device)
-        blocks = sequences.frames.split(max(1, NUMBERS // 16 // sequences.frames[0].numel()))
+        blocks = sequences.frames.split(max(1, NUMBERS // 2 // sequences.frames[0].numel()))
         answers = (model(block, recipe.num_speakers).weightings[-1] for block in blocks)
         return torch.cat([weightings.argmax(-1) for weightings in answers])
 

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
 from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
 
 from pyannote_weighter.output import to_json
 from pyannote_weighter.pipelines.answer import WeighterOutput
+from pyannote_weighter.weighting import confidence
 
 STEP, DURATION = 0.1, 0.3
 """Frames of 300 ms, 100 ms apart: the center of frame t is at 0.15 + 0.1 t."""
@@ -57,6 +59,12 @@ def test_confidence_of_a_turn(answer, start, end, speaker):
     assert found == pytest.approx(slow_confidence(answer, turn, speaker), abs=1e-6)
 
 
+def test_confidence_of_a_turn_over_all_frames_is_that_of_the_speaker(answer):
+    of_speakers = confidence(torch.from_numpy(answer.weightings.data)).tolist()
+    of_turns = [answer.turn_confidence(Segment(0, 3), speaker) for speaker in ("Ann", "Bob")]
+    assert of_turns == pytest.approx(of_speakers, abs=1e-6)
+
+
 def test_confidence_of_sure_unsure_and_silent_frames(answer):
     answer.weightings.data[:10] = [1.0, 0.25]
     answer.weightings.data[10:] = [0.0, 0.5]
@@ -80,12 +88,10 @@ def test_serialize_extends_upstream(answer):
     assert set(content) == {*upstream, "speakers"}
     assert content["speakers"]["Bob"] == {"confidence": 0.6, "seconds": 1.5}
     for key, turns in upstream.items():
-        assert [turn | {"confidence": turn["confidence"]} for turn in content[key]] == [
-            turn | {"confidence": round(answer.turn_confidence(segment, turn["speaker"]), 4)}
-            for turn in turns
-            for segment in [Segment(turn["start"], turn["end"])]
-        ]
-        assert content[key] == to_json(answer)[key]
+        for turn in turns:
+            segment = Segment(turn["start"], turn["end"])
+            turn["confidence"] = round(answer.turn_confidence(segment, turn["speaker"]), 4)
+        assert content[key] == turns == to_json(answer)[key]
     assert len(content["diarization"]) == len(content["exclusive_diarization"]) == 2
 
 
