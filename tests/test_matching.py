@@ -1,4 +1,4 @@
-"""The assignment, against trying all of them."""
+"""The assignments, against trying all of them and against plain Python."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyannote_weighter.matching import assign, match_likes
+from pyannote_weighter.matching import assign, match_likes, sinkhorn, soft_match_likes
 
 
 def cheapest(cost: list[list[float]]) -> float:
@@ -124,3 +124,144 @@ def test_match_likes_errors():
     confidence[1, 2] = math.nan
     with pytest.raises(ValueError, match="file 1 of the batch: cost is NaN"):
         match_likes(confidence, log_posteriors, likes)
+
+
+def plain_sinkhorn(cost, temperature, rounds=20000):
+    """Rows and columns scaled in turn, one number at a time; a dummy takes what is left over."""
+    num_slots, num_likes = len(cost), len(cost[0])
+    rows = [1.0] * num_slots + [max(num_likes - num_slots, 0)]
+    columns = [1.0] * num_likes + [max(num_slots - num_likes, 0)]
+    kernel = [[math.exp(-c / temperature) for c in row] + [1.0] for row in cost]
+    kernel.append([1.0] * (num_likes + 1))
+    u, v = [1.0] * len(rows), [1.0] * len(columns)
+    for _ in range(rounds):
+        v = [columns[k] / sum(u[s] * kernel[s][k] for s in range(len(u))) for k in range(len(v))]
+        before = u
+        u = [rows[s] / sum(v[k] * kernel[s][k] for k in range(len(v))) for s in range(len(u))]
+        if max(abs(a - b) for a, b in zip(u, before, strict=True)) < 1e-9 * max(u):
+            break
+    return [[u[s] * kernel[s][k] * v[k] for k in range(num_likes)] for s in range(num_slots)]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))
+def test_sinkhorn_equals_plain_python(num_slots, num_likes, seed):
+    torch.manual_seed(seed)
+    cost = 3 * torch.rand(1, num_slots, num_likes, dtype=torch.float64)
+    expected = torch.tensor(plain_sinkhorn(cost[0].tolist(), 0.7), dtype=torch.float64)
+    shares = sinkhorn(cost, temperature=0.7, iterations=200)[0]
+    torch.testing.assert_close(shares, expected, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.floats(1e-3, 100),
+    st.floats(0.1, 40),
+    st.integers(0, 10**6),
+)
+def test_sinkhorn_properties(num_slots, num_likes, temperature, scale, seed):
+    torch.manual_seed(seed)
+    cost = scale * torch.rand(1, num_slots, num_likes, dtype=torch.float64)
+    shares = sinkhorn(cost, temperature=temperature, iterations=100)[0]
+    assert (shares >= 0).all()
+    # what is exact is one-to-one, what is left to the iterations nearly so
+    slack = 0.02
+    if num_likes <= num_slots:
+        torch.testing.assert_close(shares.sum(0), torch.ones(num_likes).double())
+        assert (shares.sum(1) <= 1 + slack).all()
+    else:
+        assert (shares.sum(0) <= 1 + 1e-9).all()
+        assert ((shares.sum(1) - 1).abs() <= slack).all()
+    # no dearer than the cheapest assignment by more than the entropy is worth
+    entropy = temperature * min(num_slots, num_likes) * math.log(max(num_slots, num_likes) + 1)
+    total = (shares * cost[0]).sum().item()
+    assert total <= cheapest(cost[0].tolist()) + entropy + slack * cost.sum().item()
+    # slots and likes in another order; a like that costs more everywhere
+    rows, columns = torch.randperm(num_slots), torch.randperm(num_likes)
+    again = sinkhorn(cost[:, rows][:, :, columns], temperature=temperature, iterations=100)[0]
+    torch.testing.assert_close(again, shares[rows][:, columns])
+    if num_likes <= num_slots:
+        dearer = cost + torch.rand(num_likes).double()
+        more = sinkhorn(dearer, temperature=temperature, iterations=100)[0]
+        torch.testing.assert_close(more, shares, rtol=0, atol=slack)
+
+
+def test_sinkhorn_approaches_the_hungarian_assignment():
+    torch.manual_seed(0)
+    cost = 10 * torch.rand(20, 6, 4)
+    hard = torch.zeros_like(cost)
+    for b in range(20):
+        hard[(b, *assign(cost[b]))] = 1
+    distances = [
+        (sinkhorn(cost, temperature=t) - hard).abs().amax((1, 2)).mean().item()
+        for t in (10.0, 1.0, 0.1, 0.001)
+    ]
+    assert distances == sorted(distances, reverse=True) and distances[-1] < 0.01 < distances[1]
+    uniform = sinkhorn(cost, temperature=1e4)
+    torch.testing.assert_close(uniform, torch.full_like(cost, 1 / 6), atol=1e-3, rtol=0)
+
+
+def test_sinkhorn_settles_where_everybody_wants_the_same_slot():
+    # both likes at home in slot 0, one of them more: at a fixed temperature this takes 1 / error
+    cost = torch.tensor([[[0.0, 0.0], [40.0, 80.0]]])
+    shares = sinkhorn(cost)
+    torch.testing.assert_close(
+        shares[0], torch.tensor([[0.0, 1.0], [1.0, 0.0]]), atol=5e-3, rtol=0
+    )
+
+
+def test_sinkhorn_gradient_of_the_least_value_is_the_shares():
+    torch.manual_seed(0)
+    cost, step = torch.rand(1, 3, 2, dtype=torch.float64), 1e-4
+
+    def least(cost):
+        q = sinkhorn(cost, temperature=0.5, iterations=200)
+        spare = 1 - q.sum(-1)
+        return (q * cost).sum() + 0.5 * (torch.xlogy(q, q).sum() + torch.xlogy(spare, spare).sum())
+
+    shares = sinkhorn(cost, temperature=0.5, iterations=200)
+    for s, k in itertools.product(range(3), range(2)):
+        change = torch.zeros_like(cost)
+        change[0, s, k] = step
+        derivative = (least(cost + change) - least(cost - change)) / (2 * step)
+        assert derivative.item() == pytest.approx(shares[0, s, k].item(), abs=1e-5)
+
+
+def test_sinkhorn_of_padding_nothing_and_bad_numbers():
+    torch.manual_seed(0)
+    cost = torch.rand(4, 3, 5)
+    cost[:, :, 4] = 1e30
+    shares = sinkhorn(cost, torch.tensor([2, 0, 4, 3]))
+    assert shares.isfinite().all()
+    for b, number in enumerate([2, 0, 4, 3]):
+        assert not shares[b, :, number:].any()
+        single = sinkhorn(cost[b : b + 1, :, :number])[0]
+        torch.testing.assert_close(shares[b, :, :number], single, atol=1e-4, rtol=0)
+    assert sinkhorn(torch.zeros(2, 3, 0)).shape == (2, 3, 0)
+    assert not sinkhorn(cost[:, :, :2].requires_grad_()).requires_grad
+    with pytest.raises(ValueError, match="finite one above 0"):
+        sinkhorn(cost, temperature=0.0)
+    with pytest.raises(ValueError, match="cost is not finite"):
+        sinkhorn(cost * math.nan)
+
+
+def test_soft_match_likes():
+    confidence, log_posteriors = batch(4)
+    likes = [torch.tensor([3, 1, 3, -1]), None, torch.tensor([]), torch.arange(7)]
+    shares = soft_match_likes(confidence.requires_grad_(), log_posteriors, likes)
+    assert shares.shape == log_posteriors.shape and not shares.requires_grad
+    assert not shares[1].any() and not shares[2].any()
+    assert shares[0].sum(0).tolist() == pytest.approx([0, 1, 0, 1, 0, 0, 0])
+    torch.testing.assert_close(shares[3].sum(1), torch.ones(4), atol=0.02, rtol=0)
+    cold = soft_match_likes(confidence, log_posteriors, likes, temperature=1e-3)
+    for b, pairs in enumerate(match_likes(confidence, log_posteriors, likes)):
+        hard = torch.zeros(4, 7)
+        hard[pairs] = 1
+        torch.testing.assert_close(cold[b], hard, atol=1e-2, rtol=0)
+    silent = soft_match_likes(confidence * 0, log_posteriors.half(), likes)
+    assert silent.isfinite().all()
+    # padding must not wipe out the first speaker
+    padded = soft_match_likes(confidence[2:], log_posteriors[2:], [torch.tensor([0]), likes[3]])
+    assert padded[0, :, 0].sum().item() == pytest.approx(1)

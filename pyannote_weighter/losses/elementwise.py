@@ -202,9 +202,9 @@ def splc(
 
     L+ = -(1 - p_m)^gamma ln(p_m) with p_m as in `hill`; L- = -y_hat^gamma ln(1 - y_hat) up to the
     threshold, and -(1 - y_hat)^gamma ln(y_hat) above it. Zhang et al. (2021), as in `hill`. That a
-    corrected label has no margin follows the authors' code; the paper leaves it open. The first
-    epoch should run without correction, see `SPLC`. With threshold 1, margin 0 and gamma 0 this
-    is BCE.
+    corrected label has no margin follows the authors' code; their formula just says L+ there. The
+    first epoch should run without correction, see `SPLC`. With threshold 1, margin 0 and gamma 0
+    this is BCE.
     """
     y_hat, y, log_y_hat = _prepare(y_hat, y, log_y_hat)
     negative = torch.where(
@@ -251,8 +251,8 @@ def nnpu(
 
         risk = prior E_P[l+] + max(lambda E_U[l-] - prior E_P[l-], -beta)
 
-    Kiryo et al., "Positive-unlabeled learning with non-negative risk estimator" (2017), section
-    3.1 and algorithm 1: where the maximum is -beta, the gradient is that of -gamma times its
+    Kiryo et al., "Positive-unlabeled learning with non-negative risk estimator" (2017), section 3
+    and algorithm 1: where the maximum is -beta, the gradient is that of -gamma times its
     other argument. This is a loss of a batch, all speakers pooled: what is returned for single
     elements adds up, and its **mean** is the risk; so its sum over all is the risk times the
     number of elements, the scale of the other losses here. lambda other than 1 takes the
