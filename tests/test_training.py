@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from pyannote_weighter.cli import app
 from pyannote_weighter.pipelines import WeighterDiarization
-from pyannote_weighter.training import read_config, train
+from pyannote_weighter.tasks import SpeakerLikes
+from pyannote_weighter.training import Checkpoints, read_config, train
 from tests.models.test_weighter import BACKBONE, ENCODERS
 from tests.tasks.conftest import conversation, liked, reference
 
@@ -99,8 +100,46 @@ def corpus(tmp_path_factory) -> Path:
     return folder
 
 
-def weights(into: Path) -> dict:
-    return torch.load(into / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
+def checkpoint(into: Path, name: str = "last") -> dict:
+    return torch.load(into / "checkpoints" / f"{name}.ckpt", weights_only=False)
+
+
+def weights(into: Path, name: str = "last") -> dict:
+    return checkpoint(into, name)["state_dict"]
+
+
+def trainer_options(max_epochs: int, **options) -> dict:
+    quiet = {"enable_model_summary": False, "enable_progress_bar": False, "log_every_n_steps": 1}
+    return quiet | {"accelerator": "cpu", "max_epochs": max_epochs} | options
+
+
+@pytest.fixture
+def untuned(monkeypatch):
+    """Without the search for parameters, which needs the segmentation."""
+    monkeypatch.setattr("pyannote_weighter.training.tune", lambda model, task: {})
+
+
+@pytest.fixture
+def judged(monkeypatch, untuned):
+    """Train for as many epochs as there are values, with these as error rates."""
+
+    def run(corpus, into, *values, epochs=None, resume=False, **changes) -> dict:
+        def log_value(self, batch, batch_idx):
+            if not self.trainer.sanity_checking:
+                value = torch.tensor(values[self.model.current_epoch])
+                self.model.log("DiarizationErrorRate", value, on_epoch=True, batch_size=1)
+
+        monkeypatch.setattr(SpeakerLikes, "validation_step", log_value)
+        config = write_config(
+            corpus,
+            "judged.yaml",
+            protocol="TrainedTones.SpeakerDiarization.Both",
+            trainer=trainer_options(epochs or len(values)),
+            **changes,
+        )
+        return yaml.safe_load((train(config, into, resume) / "training.yaml").read_text())
+
+    return run
 
 
 # -- configuration --------------------------------------------------------------------------------
@@ -135,6 +174,7 @@ def test_config_is_relative_to_its_file(corpus, monkeypatch, tmp_path):
             "unknown keys trainr; known.*trainer",
         ),
         ("protocol: P\nregistry: r\n1: 2\nx: 3", ValueError, "unknown keys 1, x"),
+        ("protocol: P\nregistry: r\nexport: first", ValueError, "'first'; it may be best or last"),
     ],
 )
 def test_errors_name_the_file_and_what_to_do(tmp_path, text, error, message):
@@ -161,10 +201,18 @@ def test_protocol_that_is_not_in_the_registry(corpus, tmp_path):
         train(path, tmp_path / "run")
 
 
-@pytest.mark.parametrize("section", ["model", "task"])
+@pytest.mark.parametrize("section", ["model", "task", "trainer", "early_stopping"])
 def test_unknown_options(corpus, tmp_path, section):
-    path = write_config(corpus, "typo.yaml", **{section: {"alignmnet": 1.0}})
+    protocol = "TrainedTones.SpeakerDiarization.Both"
+    path = write_config(corpus, "typo.yaml", protocol=protocol, **{section: {"alignmnet": 1.0}})
     with pytest.raises(ValueError, match="typo.yaml: .*alignmnet"):
+        train(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_early_stopping_needs_something_to_judge_by(corpus, tmp_path):
+    path = write_config(corpus, "blind.yaml", early_stopping={"patience": 1})
+    with pytest.raises(ValueError, match="blind.yaml: early_stopping needs development files"):
         train(path, tmp_path / "run")
 
 
@@ -244,3 +292,224 @@ def test_command_tunes_on_references(corpus, tmp_path):
 
     again = CliRunner().invoke(app, ["train", str(config), "--into", str(tmp_path / "run")])
     assert again.exit_code != 0 and "add --resume" in str(again.exception)
+
+
+# -- which epoch is exported ----------------------------------------------------------------------
+
+
+def assert_exported(into: Path, name: str) -> None:
+    exported = Model.from_pretrained(into / "pipeline" / "weighter").state_dict()
+    stored = weights(into, name)
+    assert all(torch.equal(value, stored[key]) for key, value in exported.items())
+
+
+def test_best_epoch_is_exported(corpus, tmp_path, judged, capsys):
+    """The later one of equals; an epoch without a value is none."""
+    summary = judged(corpus, tmp_path, 0.5, 0.2, 0.2, float("nan"), 0.4)
+    assert summary["exported"] == "best" and summary["epoch"] == 3 and summary["epochs"] == 5
+    assert summary["why"] == "lowest DiarizationErrorRate of the development files, 0.2000"
+    assert f"exported: best epoch, 3 of 5: {summary['why']}" in capsys.readouterr().out
+    assert checkpoint(tmp_path, "best")["epoch"] == 2 and checkpoint(tmp_path)["epoch"] == 4
+    assert_exported(tmp_path, "best")
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+
+    # asked for, from what is there, without training
+    steps = checkpoint(tmp_path)["global_step"]
+    summary = judged(corpus, tmp_path, epochs=5, resume=True, export="last")
+    assert summary["exported"] == "last" and summary["epoch"] == 5
+    assert summary["why"] == "asked for (export: last)"
+    assert summary["best"]["epoch"] == 3 and summary["best"]["value"] == pytest.approx(0.2)
+    assert checkpoint(tmp_path)["global_step"] == steps
+    assert_exported(tmp_path, "last")
+
+
+def test_best_epoch_is_remembered(corpus, tmp_path, judged):
+    judged(corpus, tmp_path / "run", 0.2, 0.5)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    summary = judged(corpus, moved, 0.0, 0.0, 0.3, resume=True)
+    assert summary["epoch"] == 1 and summary["epochs"] == 3
+    summary = judged(corpus, moved, 0.0, 0.0, 0.0, 0.1, resume=True)
+    assert summary["epoch"] == 4
+
+
+def test_killed_between_the_checkpoints(corpus, tmp_path, judged, monkeypatch):
+    """The best epoch is done again; where that ends worse, the file tells its own value."""
+    save = Checkpoints._save
+
+    def killed(trainer, path):
+        if trainer.current_epoch == 1 and path.name == "last.ckpt":
+            raise RuntimeError("killed")
+        save(trainer, path)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(Checkpoints, "_save", staticmethod(killed))
+        judged(corpus, tmp_path, 0.5, 0.2, 0.4)
+    summary = judged(corpus, tmp_path, 0.0, 0.3, 0.4, resume=True)
+    assert summary["epoch"] == 2 and summary["best"]["value"] == pytest.approx(0.2)
+
+    # a run that was killed in its first epoch is begun again, not compared with
+    (tmp_path / "checkpoints" / "last.ckpt").unlink()
+    assert judged(corpus, tmp_path, 0.5, 0.6)["best"]["value"] == 0.5
+
+
+def test_last_epoch_is_exported_where_none_is_best(corpus, tmp_path, untuned):
+    folder = train(write_config(corpus), tmp_path / "likes")
+    summary = yaml.safe_load((folder / "training.yaml").read_text())
+    assert summary == {
+        "exported": "last",
+        "epoch": 1,
+        "epochs": 1,
+        "why": "no development files with references, or with likes that tell files apart",
+    }
+    assert not (tmp_path / "likes" / "checkpoints" / "best.ckpt").exists()
+
+    config = write_config(
+        corpus,
+        "unseen.yaml",
+        protocol="TrainedTones.SpeakerDiarization.Both",
+        trainer=trainer_options(1, limit_val_batches=0),
+    )
+    folder = train(config, tmp_path / "unseen")
+    summary = yaml.safe_load((folder / "training.yaml").read_text())
+    assert summary["exported"] == "last" and "nothing was validated" in summary["why"]
+
+
+def test_early_stopping(corpus, tmp_path, judged):
+    stop = {"early_stopping": {"patience": 2}}
+    summary = judged(corpus, tmp_path, 0.3, 0.4, 0.5, 0.1, 0.1, **stop)
+    assert summary["epoch"] == 1 and summary["epochs"] == 3
+
+
+# -- stopped and resumed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resumed_training_is_the_same_bit_for_bit(
+    corpus, tmp_path, untuned, monkeypatch, num_workers
+):
+    """Killed within an epoch; with dropout, random crops and splices."""
+    config = write_config(
+        corpus,
+        "stopped.yaml",
+        protocol="TrainedTones.SpeakerDiarization.Both",
+        model={"backbone": BACKBONE, "encoder": ENCODERS["wavlm"], "num_slots": 3},
+        task={
+            "segmentation": None,
+            "batch_size": 1,
+            "num_workers": num_workers,
+            "splice": 0.5,
+            "duration": 0.7,
+        },
+        trainer=trainer_options(3),
+    )
+    train(config, tmp_path / "whole")
+
+    step = SpeakerLikes.training_step
+
+    def killed(self, batch, batch_idx):
+        if self.model.current_epoch == 1 and batch_idx == 1:
+            raise RuntimeError("killed")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(SpeakerLikes, "training_step", killed)
+        train(config, tmp_path / "stopped")
+    assert checkpoint(tmp_path / "stopped")["epoch"] == 0
+    torch.manual_seed(1000)  # whatever happened since
+    train(config, tmp_path / "stopped", resume=True)
+
+    for name in ("last", "best"):
+        whole, stopped = (checkpoint(tmp_path / run, name) for run in ("whole", "stopped"))
+        assert whole["epoch"] == stopped["epoch"]
+        for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+            torch.testing.assert_close(stopped[part], whole[part], rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory) -> Path:
+    """Folder of a run of three epochs."""
+    into = tmp_path_factory.mktemp("finished") / "run"
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.setattr("pyannote_weighter.training.tune", lambda model, task: {})
+        patch.setenv("PL_GLOBAL_SEED", "0")
+        patch.setenv("PL_SEED_WORKERS", "0")
+        train(write_config(corpus, "finished.yaml", trainer=trainer_options(3)), into)
+    torch.set_num_threads(threads)
+    return into
+
+
+@pytest.mark.parametrize(
+    "changes, seed, named",
+    [
+        (
+            {"task": {"segmentation": None, "batch_size": 3}},
+            None,
+            r"task.batch_size \(2, now 3\)",
+        ),
+        (
+            {"task": {"batch_size": 2, "splice": 0.0}},
+            None,
+            r"task.segmentation \(None, now not set\), task.splice \(not set, now 0.0\)",
+        ),
+        (
+            {"model": {"backbone": BACKBONE, "num_slots": 3}},
+            None,
+            r"model.encoder.name \(refine, now not set\)",
+        ),
+        ({"trainer": trainer_options(3, devices=2)}, None, r"devices \(not set, now 2\)"),
+        ({}, 7, r"seed \(3, now 7\)"),
+    ],
+)
+def test_another_configuration_is_not_resumed(
+    corpus, finished, tmp_path, monkeypatch, changes, seed, named
+):
+    monkeypatch.setattr("pyannote_weighter.training.Weighter", None)  # before any work is done
+    config = write_config(corpus, "changed.yaml", **changes)
+    stored = (finished / "config.yaml").read_text()
+    with pytest.raises(ValueError, match=f"changed.yaml: .* otherwise: .*{named}") as error:
+        train(config, finished, resume=True, seed=seed)
+    assert "Set them as they were" in str(error.value)
+    assert "trainer.max_epochs" in str(error.value).split("What may change")[1]
+    assert (finished / "config.yaml").read_text() == stored
+
+
+def test_fewer_epochs_than_trained(corpus, finished):
+    config = write_config(corpus, "fewer.yaml", trainer=trainer_options(1))
+    with pytest.raises(ValueError, match="fewer.yaml: .*current_epoch=2.*max_epochs=1"):
+        train(config, finished, resume=True)
+
+
+# -- options of Lightning -------------------------------------------------------------------------
+
+
+def test_accumulated_gradients(corpus, tmp_path, untuned):
+    trainer = trainer_options(1, accumulate_grad_batches=2)
+    train(write_config(corpus, trainer=trainer), tmp_path / "accumulated")
+    assert checkpoint(tmp_path / "accumulated")["global_step"] == 1  # two batches
+    first = checkpoint(tmp_path / "accumulated")["optimizer_states"][0]["state"]
+    assert first and all(torch.isfinite(state["exp_avg"]).all() for state in first.values())
+
+
+@pytest.mark.parametrize("encoder", ["refine", "wavlm"])
+def test_mixed_precision(corpus, tmp_path, untuned, encoder):
+    model = {"backbone": BACKBONE, "encoder": ENCODERS[encoder], "num_slots": 3}
+    protocol = "TrainedTones.SpeakerDiarization.Both"
+    trained = {}
+    for precision in ("32-true", "bf16-mixed"):
+        trainer = trainer_options(1, precision=precision)
+        train(
+            write_config(corpus, model=model, protocol=protocol, trainer=trainer),
+            tmp_path / precision,
+        )
+        trained[precision] = weights(tmp_path / precision)
+    for name, value in trained["bf16-mixed"].items():
+        assert value.dtype == trained["32-true"][name].dtype, name
+        assert torch.isfinite(value).all(), name
+    assert any(
+        not torch.equal(value, trained["32-true"][name])
+        for name, value in trained["bf16-mixed"].items()
+    )

@@ -11,6 +11,15 @@ from pyannote.core import Segment, SlidingWindowFeature
 from pyannote_weighter.output import turns
 
 
+def speaker_names(count: int) -> list[str]:
+    """SPEAKER_00 and so on, as upstream, with more digits where there are more than 100.
+
+    Labels are sorted as text: all have the same length, so that this is the order of speakers.
+    """
+    digits = max(2, len(str(count - 1)))
+    return [f"SPEAKER_{number:0{digits}d}" for number in range(count)]
+
+
 @dataclass
 class WeighterOutput(DiarizeOutput):
     """Upstream's output, and what the weightings tell beyond it.

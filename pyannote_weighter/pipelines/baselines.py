@@ -19,6 +19,7 @@ from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.models.backbones import get_backbone, window_frames
 from pyannote_weighter.models.campplus import CAMPPlus
+from pyannote_weighter.pipelines.answer import speaker_names
 from pyannote_weighter.pipelines.frame_by_frame import FrameByFrame
 from pyannote_weighter.pretrained import segmentation_path
 from pyannote_weighter.segmentation import sample_nearest
@@ -242,9 +243,7 @@ class FrameByFrameDiarization(StockDiarization):
         )
         diarization.uri = uri
         # named by index, so that a speaker without a turn does not shift the others
-        return diarization.rename_labels(
-            {label: f"SPEAKER_{label:02d}" for label in diarization.labels()}
-        )
+        return diarization.rename_labels(dict(enumerate(speaker_names(posteriors.shape[1]))))
 
 
 def pretrained_models() -> dict[str, Model]:

@@ -24,7 +24,7 @@ from pyannote_weighter.linking import PARAMETERS, Slots
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.models.weighter import Weighted
-from pyannote_weighter.pipelines.answer import WeighterOutput
+from pyannote_weighter.pipelines.answer import WeighterOutput, speaker_names
 from pyannote_weighter.segmentation import (
     count_speakers,
     get_segmentation,
@@ -386,7 +386,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         spoken = sorted(diarization.labels())
         if not spoken:
             return self._nobody(uri)
-        names = dict(zip(spoken, self.classes(), strict=False))
+        names = dict(zip(spoken, speaker_names(len(spoken)), strict=True))
 
         weightings = weightings[:, spoken]
         x = torch.from_numpy(weightings)[None].to(self._weighter.device)

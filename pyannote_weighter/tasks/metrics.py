@@ -11,6 +11,32 @@ from torchmetrics.functional.retrieval import retrieval_average_precision
 from pyannote_weighter.matching import assign
 
 
+def choose_metric(entries: Sequence[dict]) -> tuple[str | None, str]:
+    """Metric by which epochs can be compared on development files.
+
+    Parameters
+    ----------
+    entries : list of dict
+        See `pyannote_weighter.tasks.samples.reference_entry`.
+
+    Returns
+    -------
+    metric : str or None
+        Frame-level DER where there are references, else mean average precision of likes, unless
+        no file has others both to find and to leave: any order of files would then be right.
+    mode : "min" or "max"
+        Which values are good.
+    """
+    if any(entry["turns"] for entry in entries):
+        return "DiarizationErrorRate", "min"
+    files = [set(entry["likes"]) for entry in entries if entry["likes"] is not None]
+    for query, likes in enumerate(files):
+        relevant = {bool(likes & file) for index, file in enumerate(files) if index != query}
+        if len(relevant) == 2:
+            return "LikesMeanAveragePrecision", "max"
+    return None, "min"
+
+
 class LikesMeanAveragePrecision(Metric):
     """Whether files that share a like have slots that look alike.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 def check_likes(name: str, training: list) -> None:
-    """Refuse training files that could teach nothing.
+    """Refuse training files that could teach nothing, and warn where many names teach nothing.
 
     Parameters
     ----------
@@ -44,6 +45,15 @@ def check_likes(name: str, training: list) -> None:
         raise ValueError(
             f"no speaker of {name} is liked in two files: a speaker who is liked in one file "
             "only teaches nothing; tag the same speakers in more files"
+        )
+    once = sorted(speaker for speaker, times in files_of.items() if times == 1)
+    if once:
+        shown = ", ".join(once[:5]) + (", ..." if len(once) > 5 else "")
+        warnings.warn(
+            f"{len(once)} of {len(files_of)} liked speakers of {name} are liked in one file only, "
+            f"which teaches nothing about their voices: {shown}; tag them in more files (or "
+            "look for two spellings of one name)",
+            stacklevel=2,
         )
 
 

@@ -65,6 +65,8 @@ class SpeakerLikes(Task):
         Files that are longer (seconds) are cropped in training at random.
     batch_size : int, optional
     num_workers : int, optional
+        With workers, a training that is resumed goes through the files as in its first epoch
+        again unless Lightning's `Trainer` has `reload_dataloaders_every_n_epochs=1`.
     lambda_ : float, optional
         Price of confidence, see `pyannote_weighter.losses.SetCriterion`.
     temperature : float, optional

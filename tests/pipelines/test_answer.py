@@ -9,7 +9,7 @@ from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
 from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
 
 from pyannote_weighter.output import to_json
-from pyannote_weighter.pipelines.answer import WeighterOutput
+from pyannote_weighter.pipelines.answer import WeighterOutput, speaker_names
 from pyannote_weighter.weighting import confidence
 
 STEP, DURATION = 0.1, 0.3
@@ -103,3 +103,11 @@ def test_serialize_without_weightings_is_upstream(answer):
 def test_serialize_nobody():
     nobody = WeighterOutput(Annotation(), Annotation())
     assert nobody.serialize() == {"diarization": [], "exclusive_diarization": [], "speakers": {}}
+
+
+def test_names_sort_as_text_in_the_order_of_speakers():
+    for count in (1, 2, 100, 101, 1200):
+        names = speaker_names(count)
+        assert len(set(names)) == count
+        assert sorted(names) == names
+    assert speaker_names(3) == ["SPEAKER_00", "SPEAKER_01", "SPEAKER_02"]

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate
 
-from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate, LikesMeanAveragePrecision
+from pyannote_weighter.tasks.metrics import (
+    FrameDiarizationErrorRate,
+    LikesMeanAveragePrecision,
+    choose_metric,
+)
 
 
 def annotation(active: torch.Tensor, prefix: str) -> Annotation:
@@ -141,3 +145,41 @@ def test_precision_without_anything_to_compare():
     assert metric.compute() >= 1 / 3
     metric.reset()
     assert not metric.files
+
+
+@pytest.mark.parametrize(
+    "likes, turns, metric",
+    [
+        ([], [], None),
+        (["a", "a", "b"], [None, None, None], "LikesMeanAveragePrecision"),
+        (["a", "a", ""], [None, None, None], "LikesMeanAveragePrecision"),
+        (["a", "a", "a"], [None, None, None], None),  # every order is right
+        (["a", "a"], [None, None], None),
+        (["a", "b", "c"], [None, None, None], None),  # nothing to find
+        (["a", "a", None], [None, None, None], None),
+        (["a", "a", "b"], [None, None, [[0.0, 1.0, "a"]]], "DiarizationErrorRate"),
+        ([None], [[]], None),  # a reference without speech
+    ],
+)
+def test_metric_to_judge_epochs_by(likes, turns, metric):
+    entries = [
+        {"uri": str(i), "likes": None if names is None else names.split(), "turns": t}
+        for i, (names, t) in enumerate(zip(likes, turns, strict=True))
+    ]
+    mode = "max" if metric == "LikesMeanAveragePrecision" else "min"
+    assert choose_metric(entries) == (metric, mode)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_likes_that_cannot_judge_are_told(seed):
+    """Where precision is the same for all embeddings, and only there, nothing is chosen."""
+    rng = np.random.default_rng(seed)
+    likes = [list("abc"[i] for i in rng.integers(0, 3, rng.integers(0, 3))) for _ in range(4)]
+    torch.manual_seed(seed)
+    values = set()
+    for _ in range(20):
+        metric = LikesMeanAveragePrecision()
+        metric.update(torch.randn(4, 1, 5), torch.ones(4, 1), likes)
+        values.add(round(metric.compute().item(), 4))
+    chosen, _ = choose_metric([{"likes": names, "turns": None} for names in likes])
+    assert (chosen is not None) == (len(values) > 1)

@@ -1,6 +1,7 @@
 """Samples: what is refused, what is kept of references, what is spliced and padded."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -47,7 +48,23 @@ def test_what_could_teach_nothing_is_refused(training, message):
 
 @pytest.mark.parametrize("scope", [{}, {"scope": "global"}, {"scope": "database"}])
 def test_one_speaker_in_two_files_is_enough(scope):
-    check_likes(NAME, [file("a", "x", **scope), file("b", "y", **scope), file("c", "x y z")])
+    with pytest.warns(UserWarning, match=f"2 of 3 liked speakers of {NAME}"):
+        check_likes(NAME, [file("a", "x", **scope), file("b", "y", **scope), file("c", "x z")])
+
+
+def test_who_is_liked_once_is_named():
+    twice = [file("a", "x y"), file("b", "x y"), file("c", "")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_likes(NAME, twice)
+    with pytest.warns(UserWarning) as caught:
+        check_likes(NAME, [*twice, file("d", "w w")])  # twice in one file
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.startswith(f"1 of 3 liked speakers of {NAME} are liked in one file only")
+    assert "voices: w; tag them in more files" in message
+    with pytest.warns(UserWarning, match="8 of 10 liked.*: m1, m2, m3, m4, m5, ...; tag"):
+        check_likes(NAME, [*twice, file("d", " ".join(f"m{i}" for i in range(8, 0, -1)))])
 
 
 def test_reference_entry_survives_json():

@@ -9,6 +9,7 @@ through inner products only, so one set of weights serves any dimension, length 
 slots, and a rotation of the frames changes nothing.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -281,14 +282,20 @@ def moving_average(series: Tensor, width: int) -> Tensor:
     ValueError
         Where the width is even or less than one.
     """
-    if width < 1 or width % 2 == 0:
-        raise ValueError(f"window is {width}: choose an odd number of at least 1")
+    return next(_moving_averages(series, (width,)))
+
+
+def _moving_averages(series: Tensor, widths: tuple[int, ...]) -> Iterator[Tensor]:
+    """See `moving_average`, one after the other over the same sums."""
     num_frames = series.shape[1]
     total = F.pad(series.cumsum(1), (0, 0, 1, 0))  # (B, T + 1, D)
     index = torch.arange(num_frames, device=series.device)
-    first = (index - width // 2).clamp(min=0)
-    last = (index + width // 2 + 1).clamp(max=num_frames)
-    return (total[:, last] - total[:, first]) / (last - first).unsqueeze(-1)
+    for width in widths:
+        if width < 1 or width % 2 == 0:
+            raise ValueError(f"window is {width}: choose an odd number of at least 1")
+        first = (index - width // 2).clamp(min=0)
+        last = (index + width // 2 + 1).clamp(max=num_frames)
+        yield (total[:, last] - total[:, first]) / (last - first).unsqueeze(-1)
 
 
 @torch.no_grad()
@@ -316,11 +323,11 @@ def start_weightings(z: Tensor, num_slots: int, num_passes: int = 5) -> Tensor:
     B, T, D = z.shape
     if num_slots == 1:
         return z.new_ones(B, T, 1)
-    around = sum(moving_average(z, width) - z / width for width in START_WIDTHS)
+    around = sum(_moving_averages(z, START_WIDTHS)) - z * sum(1 / width for width in START_WIDTHS)
     covariance = z.transpose(1, 2) @ around  # (B, D, D)
     _, directions = torch.linalg.eigh(covariance + covariance.transpose(1, 2))
     y = z @ directions[..., -min(num_slots - 1, D) :]
-    y = sum(moving_average(y, width) for width in START_WIDTHS[:2]) / 2  # (B, T, R)
+    y = sum(_moving_averages(y, START_WIDTHS[:2])) / 2  # (B, T, R)
 
     batch = torch.arange(B, device=z.device)
     distance = y.square().sum(-1)  # (B, T), to the centre, then to the closest slot
