@@ -22,6 +22,8 @@ from pyannote_weighter.weighting import pool_mean
 EPS = 1e-6
 START_WIDTHS = (9, 31, 101)
 """Frames of the moving averages that the start looks through."""
+START_FRAMES = 20_000
+"""Of longer sequences, about as many frames tell in which directions speakers differ."""
 
 
 class Refined(NamedTuple):
@@ -30,7 +32,7 @@ class Refined(NamedTuple):
     weightings: list[Tensor]
     """(B, T, N) of each round; the last one is the answer. They sum to one over slots."""
     means: list[Tensor]
-    """(B, N, D) mean frames of these weightings."""
+    """(B, N, D) mean frames of these weightings; at inference of the last round alone."""
     scores: Tensor
     """(B, T, N) scores of frames that the last round assigned by."""
     log_evidence: Tensor
@@ -174,13 +176,15 @@ class MarkovRefiner(nn.Module):
         posterior = start_weightings(z, num_slots) if start is None else start
         energy = z.square().sum(-1, keepdim=True)  # (B, T, 1)
         weightings, means = [], []
-        for r in range(self.num_rounds if num_rounds is None else num_rounds):
-            r = min(r, self.num_rounds - 1)
+        rounds = range(self.num_rounds if num_rounds is None else num_rounds)
+        for number in rounds:
+            r = min(number, self.num_rounds - 1)
             scores = self.score(z, energy, posterior, sigma, r)
             posterior, log_evidence = self.assign(scores)
             sharpness = self.log_sharpness[r].exp()
             weightings.append((sharpness * (posterior + EPS).log()).softmax(-1))
-            means.append(pool_mean(frames, weightings[-1]))
+            if self.training or number == rounds[-1]:
+                means.append(pool_mean(frames, weightings[-1]))
         return Refined(weightings, means, scores, log_evidence)
 
     def assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,11 +289,11 @@ def moving_average(series: Tensor, width: int) -> Tensor:
     return next(_moving_averages(series, (width,)))
 
 
-def _moving_averages(series: Tensor, widths: tuple[int, ...]) -> Iterator[Tensor]:
-    """See `moving_average`, one after the other over the same sums."""
+def _moving_averages(series: Tensor, widths: tuple[int, ...], every: int = 1) -> Iterator[Tensor]:
+    """See `moving_average`, of some widths from the same sums, around every so many frames."""
     num_frames = series.shape[1]
     total = F.pad(series.cumsum(1), (0, 0, 1, 0))  # (B, T + 1, D)
-    index = torch.arange(num_frames, device=series.device)
+    index = torch.arange(0, num_frames, every, device=series.device)
     for width in widths:
         if width < 1 or width % 2 == 0:
             raise ValueError(f"window is {width}: choose an odd number of at least 1")
@@ -323,8 +327,11 @@ def start_weightings(z: Tensor, num_slots: int, num_passes: int = 5) -> Tensor:
     B, T, D = z.shape
     if num_slots == 1:
         return z.new_ones(B, T, 1)
-    around = sum(_moving_averages(z, START_WIDTHS)) - z * sum(1 / width for width in START_WIDTHS)
-    covariance = z.transpose(1, 2) @ around  # (B, D, D)
+    every = max(1, T // START_FRAMES)
+    some = z[:, ::every]
+    around = sum(_moving_averages(z, START_WIDTHS, every))
+    around = around - some * sum(1 / width for width in START_WIDTHS)
+    covariance = some.transpose(1, 2) @ around  # (B, D, D)
     _, directions = torch.linalg.eigh(covariance + covariance.transpose(1, 2))
     y = z @ directions[..., -min(num_slots - 1, D) :]
     y = sum(_moving_averages(y, START_WIDTHS[:2])) / 2  # (B, T, R)
