@@ -13,8 +13,8 @@ from pyannote_weighter.simulation.learning import (
     frame_loss,
     train,
 )
-from pyannote_weighter.simulation.limits import known_means_hmm
-from pyannote_weighter.simulation.rivals import smoothed_k_means
+from pyannote_weighter.simulation.limits import known_means_hmm, known_means_walk
+from pyannote_weighter.simulation.rivals import k_means, smoothed_k_means, vbx_loop
 from pyannote_weighter.simulation.scoring import accuracy
 from pyannote_weighter.simulation.vectors import RandomWalkVectors, dominance
 
@@ -72,6 +72,18 @@ def test_quick_run_from_likes_reaches_its_accuracy():
     )
     assert learned > 0.90
     assert smoothed < learned < oracle
+
+
+def test_nothing_lies_above_the_ceiling():
+    recipe = RandomWalkVectors(2, scale=20.0, num_frames=250, dimension=16, sigma=4.0)
+    sequences = recipe.draw(60, torch.Generator().manual_seed(8))
+    frames, speaker = sequences.frames, sequences.speaker
+    ceiling = known_means_walk(frames, sequences.vectors, 4.0, 20.0).argmax(-1)
+    with torch.no_grad():
+        core = MarkovRefiner().eval()(frames, 2).weightings[-1].argmax(-1)
+    for labels in (k_means(frames, 2), smoothed_k_means(frames, 2, 25), vbx_loop(frames, 2), core):
+        above = accuracy(labels, speaker) - accuracy(ceiling, speaker)
+        assert above.mean() < 2 * above.std() / len(above) ** 0.5
 
 
 def test_conditions_are_drawn_within_their_ranges_and_repeat_with_their_seed():
