@@ -118,6 +118,9 @@ def benchmark(
     ] = None,
     device: Device = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    share_frames: Annotated[
+        bool, typer.Option(help="Cheaper baselines: same errors, no table of costs.")
+    ] = False,
 ) -> None:
     """Compare pipelines with stock clustering, the oracle and a rival made by hand.
 
@@ -137,6 +140,7 @@ def benchmark(
         development=development,
         device=_device(device),
         threads=threads,
+        share_frames=share_frames,
     )
     if (into / "benchmark.md").is_file():
         typer.echo((into / "benchmark.md").read_text(encoding="utf-8"))

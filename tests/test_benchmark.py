@@ -144,6 +144,17 @@ def test_a_file_that_fails_is_reported_and_the_others_are_done(registry, pipelin
     assert "reading" in results["failures"]["one"]
 
 
+def test_baselines_that_share_frames_have_no_times(registry, pipeline, fake_baselines):
+    results = run(registry, pipeline, share_frames=True)
+    assert "frames" in results["systems"]["stock"]  # done anew where they are not shared
+    page = (registry.parent / "out" / "benchmark.md").read_text()
+    assert "CPU seconds" not in page and "no times given" in page
+
+    run(registry, pipeline)
+    page = (registry.parent / "out" / "benchmark.md").read_text()
+    assert "CPU seconds" in page and "no times given" not in page
+
+
 def test_no_reference_reaches_a_pipeline(registry, pipeline, fake_baselines, monkeypatch):
     seen = []
     original = HalfAndHalf.apply

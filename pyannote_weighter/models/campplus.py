@@ -37,6 +37,13 @@ class CAMPPlus(Model):
         Must be 1.
     task : Task, optional
 
+    Attributes
+    ----------
+    shares_frames : bool
+        In `forward`, compute the frames of equal waveforms that follow each other once. pyannote
+        asks for one embedding per speaker of a window, each time with the same waveform; by
+        default (False) each of them costs a whole pass, as with any other model.
+
     Usage
     -----
     >>> model = CAMPPlus.from_pretrained_weights()
@@ -54,6 +61,7 @@ class CAMPPlus(Model):
     def __init__(self, sample_rate: int = 16000, num_channels: int = 1, task: Task | None = None):
         super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
         self.save_hyperparameters("sample_rate", "num_channels")
+        self.shares_frames = False
         self.fbank = KaldiFbank(sample_rate, NUM_MEL_BINS)
         self.head = Head(NUM_MEL_BINS)
         self.xvector = XVector(self.head.out_channels)
@@ -181,4 +189,9 @@ class CAMPPlus(Model):
         self, waveforms: torch.Tensor, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Compute embeddings: `forward_embedding(forward_frames(waveforms), weights)`."""
+        if self.shares_frames and len(waveforms) > 1:
+            differs = (waveforms[1:] != waveforms[:-1]).flatten(1).any(dim=1)
+            first = torch.cat([differs.new_ones(1), differs])  # of a run of equal rows
+            frames = self.forward_frames(waveforms[first])[first.cumsum(0) - 1]
+            return self.forward_embedding(frames, weights)
         return self.forward_embedding(self.forward_frames(waveforms), weights)

@@ -270,6 +270,7 @@ def load_baselines(
     threshold: float = THRESHOLD,
     min_cluster_size: int = MIN_CLUSTER_SIZE,
     device: torch.device | str = "cpu",
+    share_frames: bool = False,
 ) -> dict[str, StockDiarization]:
     """Load all baselines, on the same segmentation-3.0 and CAM++.
 
@@ -281,6 +282,9 @@ def load_baselines(
     threshold, min_cluster_size
         Parameters of the clustering of `stock` and `frame by frame`.
     device : torch.device or str
+    share_frames : bool, optional
+        Compute the frames of a window once for all its speakers. Embeddings are the same up to
+        rounding; what they cost is then no longer what stock costs.
 
     Returns
     -------
@@ -288,6 +292,7 @@ def load_baselines(
         `stock`, `oracle`, `frame by frame` and `frame by frame, over-split` to pipelines.
     """
     models = pretrained_models()
+    models["embedding"].shares_frames = share_frames
     backbone = get_backbone("campplus").to(device)
     agglomerative = {"threshold": threshold, "min_cluster_size": min_cluster_size}
     over_split = {"threshold": 0.5, "min_cluster_size": 1}

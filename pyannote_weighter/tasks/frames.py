@@ -132,17 +132,18 @@ class FrameCache:
             The entry is damaged, or no entry of this cache; `in` is False for such ones,
             and `put` replaces them.
         """
-        for attempt in range(10):
-            entry = self._read_entry(uri)
+        entry = self._read_entry(uri)
+        while True:
             try:
                 return self._open(entry, "frames"), self._open(entry, "count")
             except FileNotFoundError as error:
-                # replaced by another process in between; if not, the entry is damaged
-                if attempt == 9 or self._read_entry(uri) == entry:
-                    raise self._damaged(uri, f"{error.filename} is missing") from None
+                missing = error.filename
             except (ValueError, EOFError, OSError) as error:
                 raise self._damaged(uri, str(error)) from None
-        raise AssertionError("unreachable")
+            # replaced by another process in between, however often; if not, it is damaged
+            read, entry = entry, self._read_entry(uri)
+            if entry == read:
+                raise self._damaged(uri, f"{missing} is missing")
 
     def metadata(self, uri: str) -> dict[str, Any]:
         """What was given to `put` as ``metadata``; errors as in `get`."""

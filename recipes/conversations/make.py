@@ -25,8 +25,11 @@ def main() -> None:
     parser.add_argument("--into", type=Path, required=True, help="folder to write to")
     parser.add_argument("--likes-kept", type=float, default=1.0, help="share of likes in train")
     parser.add_argument("--train", type=int, default=400, help="number of conversations")
-    parser.add_argument("--development", type=int, default=24)
-    parser.add_argument("--test", type=int, default=60)
+    parser.add_argument("--development", type=int, default=48)
+    parser.add_argument("--test", type=int, default=200)
+    parser.add_argument(
+        "--speakers", type=int, nargs=2, default=(2, 8), help="fewest and most of a conversation"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the conversations, not the split")
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
@@ -53,6 +56,7 @@ def main() -> None:
             arguments.seed,
             subset,
             duration=DURATION[subset],
+            speakers=tuple(arguments.speakers),
             likes_kept=arguments.likes_kept if subset == "train" else 1.0,
             in_turn=subset != "train",
             processes=arguments.processes,

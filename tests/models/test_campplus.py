@@ -167,3 +167,21 @@ def test_tells_librispeech_speakers_apart(model, speech_data):
     )
     assert error < 0.03
     assert same > different + 0.4
+
+
+def test_frames_of_equal_waveforms_are_computed_once():
+    torch.manual_seed(0)
+    model = CAMPPlus().eval()
+    first, second = torch.randn(2, 1, 8000)
+    waveforms = torch.stack([first, first, second, second, second, first])
+    weights = torch.rand(6, 40)
+    computed = []
+    model.head.register_forward_hook(lambda _, inputs, __: computed.append(len(inputs[0])))
+    with torch.inference_mode():
+        expected = model(waveforms, weights=weights)
+        model.shares_frames = True
+        actual = model(waveforms, weights=weights)
+        alone = model(waveforms[:1], weights=weights[:1])
+    assert computed == [6, 3, 1]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone, expected[:1], rtol=1e-4, atol=1e-5)

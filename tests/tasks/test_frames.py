@@ -257,6 +257,21 @@ def test_several_threads(tmp_path):
     assert len(cache) == 61
 
 
+def test_a_reader_who_always_comes_late_gets_the_frames_in_the_end(cache, monkeypatch):
+    cache.put("ep1", _frames(seed=0))
+    opened, late = cache._open, []
+
+    def replace_before_opening(entry, kind):
+        if len(late) < 40 and kind == "frames":
+            late.append(entry)
+            cache.put("ep1", _frames(seed=len(late)))
+        return opened(entry, kind)
+
+    monkeypatch.setattr(cache, "_open", replace_before_opening)
+    frames, _ = cache.get("ep1")
+    np.testing.assert_array_equal(frames, _frames(seed=40).astype(np.float16))
+
+
 def _write_until_killed(directory):
     cache = FrameCache(directory, "campplus")
     for step in range(10**6):
