@@ -28,6 +28,8 @@ from pyannote_weighter.segmentation import sample_nearest
 THRESHOLD = 0.75
 MIN_CLUSTER_SIZE = 3
 
+BATCH_SIZE = 24  # where speakers of a window share frames: 8 windows of 3 speakers
+
 
 class StockDiarization(SpeakerDiarization):
     """pyannote's speaker diarization with agglomerative clustering, and nothing changed in it.
@@ -310,5 +312,7 @@ def load_baselines(
     }
     for pipeline in baselines.values():
         pipeline.training = True
+        if share_frames:  # upstream's batches of one have nothing to share
+            pipeline.embedding_batch_size = BATCH_SIZE
         pipeline.to(torch.device(device))
     return baselines

@@ -60,6 +60,24 @@ def outputs(baselines, excerpt) -> dict:
     return outputs
 
 
+def test_shared_frames_give_the_same_embeddings(baselines, excerpt):
+    from pyannote_weighter.pipelines.baselines import load_baselines
+
+    computed, embeddings = {}, {}
+    for share in (False, True):
+        pipeline = (load_baselines(share_frames=True) if share else baselines)["stock"]
+        model = pipeline._embedding.model_
+        inputs = []
+        handle = model.head.register_forward_hook(lambda _, x, __, i=inputs: i.append(len(x[0])))
+        audio = {key: excerpt[key] for key in ("uri", "waveform", "sample_rate")}
+        pipeline(audio)
+        handle.remove()
+        computed[share] = sum(inputs)
+        embeddings[share] = audio["training_cache/embeddings"]["embeddings"]
+    assert computed[False] == 3 * computed[True]  # local speakers of a window
+    np.testing.assert_allclose(embeddings[True], embeddings[False], rtol=1e-3, atol=1e-3)
+
+
 def test_all_share_speech_and_differ_in_confusion_only(outputs, excerpt):
     scores = {
         name: score(excerpt["annotation"], output.speaker_diarization, excerpt["annotated"])
