@@ -1,8 +1,10 @@
 """Diarizing files into a folder, one after the other, whatever happens to one of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import soundfile
 from pyannote.audio import Pipeline
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,6 +20,10 @@ from pyannote_weighter.output import (
     write_rttm,
     write_webvtt,
 )
+from pyannote_weighter.pipelines import WeighterDiarization
+
+LARGEST = 2**28  # bytes of a file that is read into memory: 70 min of one channel at 16 kHz
+SAMPLE_SIZE = 4
 
 FORMATS = {
     "rttm": "rttm",
@@ -39,6 +45,9 @@ def apply_to_files(
     console: Console | None = None,
 ) -> dict[Path, str]:
     """Diarize files; write their results to ``<into>/<name of the file>.<ending of the format>``.
+
+    While one file is diarized, the next is read into memory. `WeighterDiarization` is given long
+    files by name instead, and reads them itself.
 
     Parameters
     ----------
@@ -70,6 +79,7 @@ def apply_to_files(
     check_formats(formats)
     check_names(files)
 
+    by_pieces = isinstance(pipeline, WeighterDiarization)
     failures: dict[Path, str] = {}
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -79,14 +89,14 @@ def apply_to_files(
     )
     with Progress(*columns, console=console) as progress:
         whole = progress.add_task("files", total=len(files))
-        for file in files:
+        for file, reading in _read_ahead(files, by_pieces):
             step = progress.add_task(file.name, total=None)
 
             def hook(name, artifact, file=None, total=None, completed=None, step=step):
                 progress.update(step, description=name, total=total, completed=completed or 0)
 
             try:
-                audio = in_memory(file)
+                audio = reading.result()
                 output = pipeline(dict(audio), hook=hook, **(options or {}))
                 _write(output, audio, into, file.stem, formats)
             except Exception as error:  # a file that fails does not keep the others from it
@@ -95,6 +105,28 @@ def apply_to_files(
             progress.remove_task(step)
             progress.advance(whole)
     return failures
+
+
+def _read_ahead(files: Sequence[Path], by_pieces: bool) -> Iterator[tuple[Path, Future]]:
+    """Yield each file with its audio, which a thread reads: never more than one file ahead."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        reading = [reader.submit(_read, file, by_pieces) for file in files[:1]]
+        for file, following in zip(files, [*files[1:], None], strict=True):
+            if following is not None:
+                reading.append(reader.submit(_read, following, by_pieces))
+            yield file, reading.pop(0)
+
+
+def _read(file: Path, by_pieces: bool) -> dict:
+    """Audio in memory, or where it is if it is long and the pipeline can read it by pieces."""
+    if by_pieces and file.is_file():
+        try:
+            info = soundfile.info(file)
+        except soundfile.LibsndfileError:
+            return in_memory(file)  # which knows other decoders, and what to say
+        if info.frames * info.channels * SAMPLE_SIZE > LARGEST:
+            return {"audio": file, "uri": file.stem}
+    return in_memory(file)
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -135,6 +167,8 @@ def _write(output, audio: Mapping, into: Path, name: str, formats: Sequence[str]
     if "png" in paths:
         from pyannote_weighter.plots import plot_diarization
 
+        if "waveform" not in audio:
+            audio = in_memory(audio["audio"])
         plot_diarization(
             paths["png"],
             audio["waveform"].numpy(),

@@ -158,9 +158,12 @@ def train(
 ) -> None:
     """Train a Weighter from likes; write checkpoints, metrics and a pipeline folder."""
     _quiet()
+    from lightning.pytorch.utilities import rank_zero_only
+
     from pyannote_weighter.training import train as run
 
-    typer.echo(f"pipeline: {run(config, into, resume, seed)}")
+    folder = run(config, into, resume, seed)
+    rank_zero_only(typer.echo)(f"pipeline: {folder}")  # of several processes, one says it
 
 
 def _device(name: str) -> str:

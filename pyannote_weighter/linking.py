@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PARAMETERS = {"threshold": 0.3, "merge": 0.5, "min_duration": 2.0}
-"""Parameters of `Slots.speakers`, near those that recipes/default chose."""
+from pyannote_weighter.likeness import Evidence, Likeness
 
-CENTER = 0.3
-"""Share of the mean that `Slots.speakers` takes away, chosen on the same development files."""
+PARAMETERS = {"threshold": 0.3, "merge": 0.45, "min_duration": 2.0}
+"""Parameters of `Slots.assign`, near those that recipes/default chose."""
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 def link_slots(
@@ -19,12 +22,14 @@ def link_slots(
     threshold: float,
     min_speakers: int = 1,
     max_speakers: float = np.inf,
-    center: float = 0.0,
+    evidence: Evidence | None = None,
+    likeness: Likeness | None = None,
 ) -> np.ndarray:
-    """Merge slots, the most similar pair first, as centroid linkage does.
+    """Merge slots, the most similar pair of groups first.
 
     Slots of one window may merge too: the Weighter has more slots than there are speakers, and can
-    leave two on the same one.
+    leave two on the same one. Every group remembers the one that is most like it, so that time is
+    quadratic in the number of slots, not cubic; a window has few that are speakers.
 
     Parameters
     ----------
@@ -32,12 +37,14 @@ def link_slots(
     seconds : (M,) array
         Speech of each slot: centroids are weighted by it.
     threshold : float
-        Least cosine between the centroids of two merged groups.
+        Least similarity of two merged groups.
     min_speakers, max_speakers : int, optional
         Bounds on the number of groups; they go before the threshold.
-    center : float, optional
-        Share of the mean of all slots that is taken away before slots are compared. What a channel
-        adds to everybody in a file makes different speakers look alike.
+    evidence : Evidence, optional
+        What the segmentation says of pairs of slots; that of a group is the sum over its slots.
+    likeness : Likeness, optional
+        Similarity is then the probability that two groups are one person. By default it is the
+        cosine of their centroids, as in centroid linkage, and evidence is not looked at.
 
     Returns
     -------
@@ -45,40 +52,56 @@ def link_slots(
         Group of each slot, numbered by first appearance.
     """
     num_slots = len(embeddings)
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    unit = embeddings / np.maximum(norms, 1e-9)
-    weights = np.maximum(seconds, 1e-3)[:, None]
-    unit = unit - center * (weights * unit).sum(axis=0) / max(weights.sum(), 1e-9)
-    sums = unit * weights
-    members = [{slot} for slot in range(num_slots)]
+    if num_slots == 0:
+        return np.empty(0, dtype=int)
+    seconds = np.maximum(seconds, 1e-3)
+    sums = _unit(embeddings) * seconds[:, None]
+    if evidence is None:
+        evidence = Evidence(*np.zeros((2, num_slots, num_slots)))
+    same, different = evidence.same.copy(), evidence.different.copy()
+
+    def similarity(group: int | slice) -> np.ndarray:
+        """Of one group, or of all, to all others."""
+        rows = np.arange(num_slots)[group].reshape(-1, 1)
+        cosine = _unit(sums[rows[:, 0]]) @ _unit(sums).T
+        if likeness is not None:
+            pairs = same[rows[:, 0]], different[rows[:, 0]]
+            cosine = likeness(cosine, *pairs, seconds[rows], seconds)
+        return np.where(alive & (rows != np.arange(num_slots)), cosine, -np.inf)
+
+    group_of = np.arange(num_slots)  # a group is named by its first slot
     alive = np.ones(num_slots, dtype=bool)
-    similarity = _cosine(sums, sums)
-    np.fill_diagonal(similarity, -np.inf)
+    similar = similarity(slice(None))  # (M, M)
+    nearest = similar.argmax(axis=1)  # (M,)
+    best = similar[np.arange(num_slots), nearest]
     num_groups = num_slots
     while num_groups > max(1, min_speakers):
-        a, b = np.unravel_index(similarity.argmax(), similarity.shape)
-        if similarity[a, b] < threshold and num_groups <= max_speakers:
+        a = best.argmax()
+        b = nearest[a]
+        if best[a] < threshold and num_groups <= max_speakers:
             break
+        a, b = min(a, b), max(a, b)
         sums[a] += sums[b]
-        members[a] |= members[b]
+        seconds[a] += seconds[b]
+        for seen in (same, different):
+            seen[a] += seen[b]
+            seen[:, a] += seen[:, b]
+        group_of[group_of == b] = a
         alive[b] = False
-        similarity[b, :] = similarity[:, b] = -np.inf
-        row = np.where(alive, _cosine(sums[a : a + 1], sums)[0], -np.inf)
-        row[a] = -np.inf
-        similarity[a, :] = similarity[:, a] = row
+        row = similarity(a)[0]
+        similar[b, :] = similar[:, b] = -np.inf
+        similar[a, :] = similar[:, a] = row
+        # whoever was closest to one of the two looks again; others may have come closer to a
+        again = np.flatnonzero(alive & np.isin(nearest, (a, b)) | (np.arange(num_slots) == a))
+        nearest[again] = similar[again].argmax(axis=1)
+        best[again] = similar[again, nearest[again]]
+        closer = (row > best) | ((row == best) & (a < nearest))
+        nearest[closer], best[closer] = a, row[closer]
+        best[b] = -np.inf
         num_groups -= 1
 
-    speakers = np.empty(num_slots, dtype=int)
-    groups = [group for group, kept in zip(members, alive, strict=True) if kept]
-    for speaker, group in enumerate(sorted(groups, key=min)):
-        speakers[list(group)] = speaker
-    return speakers
-
-
-def _cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    first = first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-9)
-    second = second / np.maximum(np.linalg.norm(second, axis=1, keepdims=True), 1e-9)
-    return first @ second.T
+    _, first, speakers = np.unique(group_of, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[speakers]
 
 
 @dataclass
@@ -91,14 +114,27 @@ class Slots:
         One per window; together they cover the file.
     embeddings : (M, D) array
     confidence, seconds : (M,) arrays
+    evidence : Evidence or None
+        What the segmentation says of pairs of slots.
     """
 
     weightings: list[np.ndarray]
     embeddings: np.ndarray
     confidence: np.ndarray
     seconds: np.ndarray
+    evidence: Evidence | None = None
 
-    def speakers(
+    def speakers(self, *args, **options) -> np.ndarray:
+        """Turn slots into speakers: `merge` of `assign`, which has the parameters.
+
+        Returns
+        -------
+        weightings : (T, K) array
+            One column a speaker.
+        """
+        return self.merge(self.assign(*args, **options))
+
+    def assign(
         self,
         threshold: float,
         merge: float,
@@ -106,33 +142,43 @@ class Slots:
         min_speakers: int = 1,
         max_speakers: float = np.inf,
         least_seconds: float = 0.02,
+        likeness: Likeness | None = None,
     ) -> np.ndarray:
-        """Turn slots into speakers.
+        """Find out which slots are one speaker.
 
         Parameters
         ----------
         threshold : float
             Slots with less confidence are no speakers.
         merge : float
-            See `link_slots`.
+            Threshold of `link_slots`.
         min_duration : float
             Speakers with less speech, in seconds, are dropped.
         min_speakers, max_speakers : int, optional
-            Bounds on the number of speakers; they go before the other parameters.
+            Bounds on the number of speakers; they go before the other parameters. Fewer than
+            `min_speakers` are found only where fewer slots have speech.
         least_seconds : float, optional
             Slots with less speech are never speakers.
+        likeness : Likeness, optional
+            See `link_slots`.
 
         Returns
         -------
-        weightings : (T, K) array
-            One column a speaker.
+        speakers : (M,) array of int
+            Speaker of each slot, -1 for none.
         """
         audible = self.seconds >= least_seconds
         audible[self.seconds.argmax()] = True  # there is speech: someone has it
         kept = audible & (self.confidence >= threshold)
-        if kept.sum() < min_speakers:  # take the best of those that were left out
-            best = np.argsort(-self.confidence * audible, kind="stable")[: int(min_speakers)]
-            kept[best] = audible[best]
+        if min_speakers > 1:
+            # a slot that is the most probable one nowhere gets time in overlap only, if at all
+            heard = audible & self.heard()
+            kept = kept & heard if heard.sum() >= min_speakers else kept | heard
+            rest = np.lexsort((-self.confidence, ~heard))
+            rest = rest[audible[rest] & ~kept[rest]]
+            kept[rest[: int(max(0, min_speakers - kept.sum()))]] = True
+        if not kept.any():
+            kept[np.where(audible, self.confidence, -1.0).argmax()] = True
         kept = np.flatnonzero(kept)
 
         groups = link_slots(
@@ -141,7 +187,10 @@ class Slots:
             merge,
             min_speakers,
             max_speakers,
-            center=CENTER,
+            None
+            if self.evidence is None
+            else Evidence(*(seen[np.ix_(kept, kept)] for seen in self.evidence)),
+            likeness,
         )
         held = np.bincount(groups, weights=self.seconds[kept])
         stays = held >= min_duration
@@ -151,23 +200,60 @@ class Slots:
         speaker_of[kept] = np.where(stays, np.cumsum(stays) - 1, -1)[groups]
 
         # where nobody is left in a window, its speech goes to the speakers that sound most alike
-        windows = np.repeat(np.arange(len(self.weightings)), self.weightings[0].shape[1])
+        windows = self.windows()
         deserted = ~np.isin(windows, windows[speaker_of >= 0]) & audible
         if deserted.any():
             known = speaker_of >= 0
             sums = np.zeros((speaker_of.max() + 1, self.embeddings.shape[1]))
             weighted = self.embeddings * self.seconds[:, None]
             np.add.at(sums, speaker_of[known], weighted[known])
-            nearest = _cosine(self.embeddings[deserted], sums).argmax(axis=1)
+            nearest = (_unit(self.embeddings[deserted]) @ _unit(sums).T).argmax(axis=1)
             speaker_of[deserted] = nearest
-        return self._merge(windows, speaker_of)
+        return speaker_of
 
-    def _merge(self, windows: np.ndarray, speaker_of: np.ndarray) -> np.ndarray:
-        """Add the weightings of the slots of each speaker."""
+    def joined(self) -> np.ndarray:
+        """(T, N) weightings of all windows; no copy where they are parts of one array already."""
+        first = self.weightings[0]
+        whole = first.base
+        num_frames = sum(len(part) for part in self.weightings)
+        if whole is not None and whole.shape == (num_frames, first.shape[1]):
+            return whole
+        return np.concatenate(self.weightings)
+
+    def windows(self) -> np.ndarray:
+        """(M,) array: the window of each slot."""
+        return np.repeat(np.arange(len(self.weightings)), self.weightings[0].shape[1])
+
+    def heard(self) -> np.ndarray:
+        """(M,) bool array: whether the slot is the most probable one of its window anywhere."""
+        heard = []
+        for part in self.weightings:
+            winners = part.argmax(axis=1)[part.any(axis=1)]
+            heard.append(np.bincount(winners, minlength=part.shape[1]) > 0)
+        return np.concatenate(heard)
+
+    def merge(self, speaker_of: np.ndarray, add: bool = True) -> np.ndarray:
+        """Join the weightings of the slots of each speaker.
+
+        Parameters
+        ----------
+        speaker_of : (M,) array of int
+            See `assign`.
+        add : bool, optional
+            Add them (default), or take the largest: whoever has the most probable slot is then the
+            most probable speaker, and nobody is outvoted by two slots of another one.
+
+        Returns
+        -------
+        weightings : (T, K) array
+        """
+        windows = self.windows()
         stops = np.cumsum([len(part) for part in self.weightings])
         merged = np.zeros((stops[-1], speaker_of.max() + 1), dtype=np.float32)
+        join = np.add if add else np.maximum
         for window, (part, stop) in enumerate(zip(self.weightings, stops, strict=True)):
             speakers = speaker_of[windows == window]
-            for column in np.flatnonzero(speakers >= 0):
-                merged[stop - len(part) : stop, speakers[column]] += part[:, column]
+            for slot in np.flatnonzero(speakers >= 0):
+                column = merged[stop - len(part) : stop, speakers[slot]]
+                join(column, part[:, slot], out=column)
         return merged

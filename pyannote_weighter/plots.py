@@ -1,4 +1,4 @@
-"""One picture of a diarization: waveform, reference, hypothesis, weightings, confidences."""
+"""Pictures of a diarization, and of weightings before they become one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +7,10 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pyannote.core import Annotation, SlidingWindowFeature
+from pyannote.core import Annotation, Segment, SlidingWindowFeature
 from pyannote.metrics.diarization import DiarizationErrorRate
 
+from pyannote_weighter.matching import assign
 from pyannote_weighter.output import atomic
 from pyannote_weighter.weighting import confidence as slot_confidence
 
@@ -96,6 +97,71 @@ def plot_diarization(
         figure.savefig(unfinished, format="png", dpi=110)
 
 
+def plot_weightings(
+    path: str | Path,
+    slots: SlidingWindowFeature,
+    reference: Annotation | None = None,
+    names: Mapping[int, str] | None = None,
+    title: str | None = None,
+) -> None:
+    """Draw weightings, below the reference where there is one, into a PNG file.
+
+    Parameters
+    ----------
+    path : path
+        Where to write to. The file is there when it is whole, or not at all.
+    slots : (T, N) SlidingWindowFeature
+        Weightings in [0, 1]. Those with a name come first, then others by the time they hold.
+    reference : Annotation, optional
+        Its speakers name, and colour, the slots with which they share most time.
+    names : {slot: name}, optional
+        Of slots that no speaker of the reference names.
+    title : str, optional
+    """
+    window, values = slots.sliding_window, slots.data  # (T, N)
+    names, colors, heights = dict(names or {}), {}, [0.4 + 0.16 * values.shape[1]]
+    if reference is not None:
+        palette = match_colors(Annotation(), reference)["reference"]
+        matched = _match_slots(slots, reference)
+        names = {n: name for n, name in names.items() if name not in palette} | matched
+        colors = {n: palette[label] for n, label in matched.items()}
+        heights.insert(0, 0.4 + 0.25 * len(palette))
+    order = sorted(range(values.shape[1]), key=lambda n: (n not in names, -values[:, n].sum()))
+
+    figure = Figure(figsize=(12, 0.6 + 0.85 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    if reference is not None:
+        _draw_turns(axes[0], reference, palette, "reference")
+    _draw_slots(
+        axes[-1],
+        SlidingWindowFeature(values[:, order], window),
+        labels=[names.get(n, "") for n in order],
+        colors=[colors.get(n, (0.0, 0.0, 0.0)) for n in order],
+    )
+    axes[-1].set_title("weightings, and their confidence", loc="left", fontsize=9)
+    for axis in axes:
+        axis.set_xlim(0, window.start + window.duration + window.step * (len(values) - 1))
+        axis.label_outer()
+    axes[-1].set_xlabel("time (seconds)")
+    if title:
+        figure.suptitle(title)
+    with atomic(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)
+
+
+def _match_slots(slots: SlidingWindowFeature, reference: Annotation) -> dict[int, str]:
+    """Slots and the speakers with whom they share most time, one to one."""
+    labels, window, (num_frames, _) = reference.labels(), slots.sliding_window, slots.data.shape
+    active = reference.discretize(
+        Segment(0, window.start + window.duration + window.step * num_frames),
+        resolution=window,
+        labels=labels,
+    ).data[:num_frames]  # (T, K)
+    shared = slots.data[: len(active)].T @ active  # (N, K)
+    rows, columns = assign(torch.as_tensor(-shared))
+    return {n: str(labels[k]) for n, k in zip(rows.tolist(), columns.tolist(), strict=True)}
+
+
 def match_colors(
     hypothesis: Annotation, reference: Annotation | None
 ) -> dict[str, dict[str, tuple]]:
@@ -153,21 +219,24 @@ def _draw_weighting(axis, weightings: SlidingWindowFeature, index: int, color, l
         axis.set_title("weightings", loc="left", fontsize=9, pad=3)
 
 
-def _draw_slots(axis, slots: SlidingWindowFeature) -> None:
+def _draw_slots(axis, slots: SlidingWindowFeature, labels=None, colors=None) -> None:
     window, (num_frames, num_slots) = slots.sliding_window, slots.data.shape
+    labels = [""] * num_slots if labels is None else labels
+    colors = np.zeros((num_slots, 3)) if colors is None else np.array(colors)
     skip = max(1, num_frames // MAX_POINTS)
     start = window.start + 0.5 * (window.duration - window.step)
+    values = slots.data[::skip].T[..., None]  # (N, points, 1)
     axis.imshow(
-        slots.data[::skip].T,
+        1 - np.clip(values, 0, 1) * (1 - colors[:, None]),  # (N, points, 3)
         aspect="auto",
-        cmap="Greys",
-        vmin=0,
-        vmax=1,
         interpolation="nearest",
         extent=(start, start + num_frames * window.step, num_slots, 0),
     )
     c = slot_confidence(torch.as_tensor(slots.data)).tolist()
-    axis.set_yticks([n + 0.5 for n in range(num_slots)], [f"{value:.2f}" for value in c])
+    axis.set_yticks(
+        [n + 0.5 for n in range(num_slots)],
+        [f"{label} {value:.2f}" for label, value in zip(labels, c, strict=True)],
+    )
     axis.tick_params(axis="y", labelsize=6, length=0)
     axis.set_title("slots before they are linked, and their confidence", loc="left", fontsize=9)
 

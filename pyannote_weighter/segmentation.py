@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch.nn.functional as F
 from pyannote.audio import Inference, Model
+from pyannote.audio.core.io import AudioFile
 from pyannote.audio.pipelines.utils import get_model
-from pyannote.audio.pipelines.utils.diarization import SpeakerDiarizationMixin
+from pyannote.audio.utils.reproducibility import fix_reproducibility
 from pyannote.audio.utils.signal import binarize
 from pyannote.core import SlidingWindow, SlidingWindowFeature
 
+from pyannote_weighter.likeness import LocalSpeakers
 from pyannote_weighter.pretrained import segmentation_path
+from pyannote_weighter.recording import open_recording
 
 PRETRAINED = "segmentation-3.0"
 
@@ -59,11 +63,15 @@ def segmentation_inference(model: Model, step: float = 0.1, batch_size: int = 32
 
 def count_speakers(
     segmentation: Inference,
-    file,
+    file: AudioFile,
     threshold: float = 0.5,
     hook: Callable | None = None,
-) -> tuple[SlidingWindowFeature, SlidingWindowFeature]:
+) -> tuple[SlidingWindowFeature, SlidingWindowFeature, LocalSpeakers]:
     """Apply the segmentation and count speakers.
+
+    The count is that of upstream's `speaker_count`. Windows are counted as they come: what is
+    held is one batch of them, a few bytes for each frame of the file, and a byte for each frame
+    of each window.
 
     Parameters
     ----------
@@ -77,19 +85,79 @@ def count_speakers(
 
     Returns
     -------
-    segmentations : (chunks, frames, local speakers) SlidingWindowFeature
-        Binary.
+    mean : (frames, 1) SlidingWindowFeature
+        Number of speakers at the same time, mean over the windows that see the frame, float32.
     count : (frames, 1) SlidingWindowFeature
-        Number of speakers at the same time, uint8.
+        The same, rounded, uint8.
+    local : LocalSpeakers
+        Who speaks in each window.
     """
     model = segmentation.model
-    segmentations = segmentation(file, hook=hook)
-    if not model.specifications.powerset:
-        segmentations = binarize(segmentations, onset=threshold, initial_state=False)
-    count = SpeakerDiarizationMixin.speaker_count(
-        segmentations, model.receptive_field, warm_up=(0.0, 0.0)
+    fix_reproducibility(segmentation.device)
+    with open_recording(file, model.audio.sample_rate) as recording:
+        windows = SlidingWindow(duration=segmentation.duration, step=segmentation.step)
+        field = model.receptive_field
+        frames = SlidingWindow(duration=field.duration, step=field.step)
+        size = model.audio.get_num_samples(segmentation.duration)
+        step = round(segmentation.step * model.audio.sample_rate)
+        num_windows = 1 + max(0, -(-(recording.num_samples - size) // step))
+
+        last = windows.duration + (num_windows - 1) * windows.step
+        num_frames = frames.closest_frame(last + 0.5 * frames.duration) + 1
+        total = np.zeros(num_frames, dtype=np.int32)
+        seen = np.zeros(num_frames, dtype=np.int32)
+        local = []
+        if hook is not None:
+            hook(completed=0, total=num_windows)
+        for first in range(0, num_windows, segmentation.batch_size):
+            batch = range(first, min(first + segmentation.batch_size, num_windows))
+            samples = recording.read(first * step, batch[-1] * step + size)  # (1, samples)
+            missing = (len(batch) - 1) * step + size - samples.shape[1]
+            chunks = F.pad(samples, (0, missing)).unfold(1, size, step).transpose(0, 1)
+            # (batch, 1, size)
+            if len(chunks) == 1:  # a single one would be rounded otherwise than among others
+                chunks = chunks.expand(2, -1, -1)
+            active = segmentation.infer(chunks)[: len(batch)]  # (batch, frames, local speakers)
+            if not model.specifications.powerset:
+                active = SlidingWindowFeature(active, windows)
+                active = binarize(active, onset=threshold, initial_state=False).data
+            local.append(LocalSpeakers.pack(active))
+            speakers = active.sum(axis=-1).astype(np.int32)  # (batch, frames)
+            for window, counted in zip(batch, speakers, strict=True):
+                start = frames.closest_frame(windows[window].start + 0.5 * frames.duration)
+                total[start : start + len(counted)] += counted
+                seen[start : start + len(counted)] += 1
+            if hook is not None:
+                hook(completed=batch[-1] + 1, total=num_windows)
+
+    mean = total.astype(np.float32) / np.maximum(seen, 1).astype(np.float32)
+    mean, count = (
+        SlidingWindowFeature(values[:, None], frames)
+        for values in (mean, np.rint(mean).astype(np.uint8))
     )
-    return segmentations, count
+    return mean, count, LocalSpeakers(np.concatenate(local), windows, frames)
+
+
+def nearest_frames(
+    source: SlidingWindow, num_source: int, frames: SlidingWindow, num_frames: int
+) -> np.ndarray:
+    """Which of the source frames is nearest to the center of each of other frames.
+
+    Parameters
+    ----------
+    source : SlidingWindow
+        Frames to choose from, in seconds.
+    num_source : int
+    frames : SlidingWindow
+    num_frames : int
+
+    Returns
+    -------
+    index : (num_frames,) array of int
+    """
+    centers = frames.start + 0.5 * frames.duration + frames.step * np.arange(num_frames)
+    index = np.rint((centers - source.start - 0.5 * source.duration) / source.step).astype(int)
+    return index.clip(0, num_source - 1)
 
 
 def sample_nearest(
@@ -108,9 +176,7 @@ def sample_nearest(
     -------
     values : (num_frames, K) array
     """
-    source = feature.sliding_window
-    centers = frames.start + 0.5 * frames.duration + frames.step * np.arange(num_frames)
-    index = np.rint((centers - source.start - 0.5 * source.duration) / source.step).astype(int)
-    if len(feature.data) == 0:
+    num_source = len(feature.data)
+    if num_source == 0:
         return np.zeros((num_frames, feature.data.shape[1]), dtype=feature.data.dtype)
-    return feature.data[index.clip(0, len(feature.data) - 1)]
+    return feature.data[nearest_frames(feature.sliding_window, num_source, frames, num_frames)]

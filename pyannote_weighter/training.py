@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import os
+import warnings
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning
-import numpy as np
 import torch
 import yaml
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LambdaCallback, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pyannote.audio import Model
 from pyannote.database import registry
 
+from pyannote_weighter.callbacks import Checkpoints, Pictures, seed_batches
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.output import atomic
 from pyannote_weighter.pipelines.export import export_pipeline
@@ -25,12 +27,13 @@ from pyannote_weighter.tasks.samples import reference_entry
 from pyannote_weighter.tuning import tune
 
 SECTIONS = {
-    "protocol", "registry", "frames", "seed", "threads", "export", "early_stopping", "model",
-    "task", "trainer",
+    "protocol", "registry", "frames", "seed", "threads", "export", "early_stopping", "logger",
+    "pictures", "model", "task", "trainer",
 }  # fmt: skip
 REQUIRED = {"protocol", "registry"}
 MAY_CHANGE = (  # between a run and its resumption
-    "registry", "frames", "threads", "export", "early_stopping", "task.cache", "task.num_workers",
+    "registry", "frames", "threads", "export", "early_stopping", "logger", "pictures",
+    "task.cache", "task.num_workers",
     "trainer.accelerator", "trainer.enable_model_summary", "trainer.enable_progress_bar",
     "trainer.log_every_n_steps", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
     "trainer.precision",
@@ -46,9 +49,10 @@ def read_config(path: str | Path) -> dict:
         YAML file with the keys `protocol` (name) and `registry` (its database.yml), and
         optionally `frames` (folder of cached frames), `seed`, `threads`, `export` (epoch that
         becomes the pipeline: best or last), `early_stopping` (options of Lightning's
-        `EarlyStopping`, such as patience), `model` (options of `Weighter`), `task` (options of
-        `SpeakerLikes`) and `trainer` (options of Lightning's `Trainer`). Paths are relative to
-        the YAML file.
+        `EarlyStopping`, such as patience), `logger` (csv, or tensorboard beside it), `pictures`
+        (epochs between pictures of development files), `model` (options of `Weighter`), `task`
+        (options of `SpeakerLikes`) and `trainer` (options of Lightning's `Trainer`). Paths are
+        relative to the YAML file.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def read_config(path: str | Path) -> dict:
     FileNotFoundError
         If the file, or the registry that it names, does not exist.
     ValueError
-        If keys are missing or unknown, or `export` is neither best nor last.
+        If keys are missing or unknown, or a value is none of those that a key may have.
     """
     path = Path(path)
     if not path.is_file():
@@ -78,8 +82,12 @@ def read_config(path: str | Path) -> dict:
         )
     if missing := REQUIRED - set(config):
         raise ValueError(f"{path}: missing keys {', '.join(sorted(missing))}")
-    if config.get("export", "best") not in ("best", "last"):
-        raise ValueError(f"{path}: export is {config['export']!r}; it may be best or last")
+    for key, values in {"export": ("best", "last"), "logger": ("csv", "tensorboard")}.items():
+        if config.get(key, values[0]) not in values:
+            raise ValueError(f"{path}: {key} is {config[key]!r}; it may be {' or '.join(values)}")
+    pictures = config.get("pictures", 1)
+    if not isinstance(pictures, int) or pictures < 1:
+        raise ValueError(f"{path}: pictures is {pictures!r}; it is a number of epochs, such as 5")
     config["registry"] = path.parent / config["registry"]
     if not config["registry"].is_file():
         raise FileNotFoundError(
@@ -89,68 +97,6 @@ def read_config(path: str | Path) -> dict:
     if "frames" in config:
         config["frames"] = path.parent / config["frames"]
     return config
-
-
-class Checkpoints(Checkpoint):
-    """After each epoch `last.ckpt` and, where a metric tells which epoch is best, `best.ckpt`.
-
-    Of epochs that are equally good the later one is kept, since metrics of few files saturate.
-    What is best so far is read from `best.ckpt` itself, so that a kill between the two files does
-    no harm.
-
-    Parameters
-    ----------
-    folder : Path
-    metric : str, optional
-        Logged in validation. Without it there is no `best.ckpt`.
-    mode : "min" or "max", optional
-    """
-
-    def __init__(self, folder: Path, metric: str | None = None, mode: str = "min"):
-        self.last, self.best_path = folder / "last.ckpt", folder / "best.ckpt"
-        self.metric, self.mode = metric, mode
-        self.best: dict | None = None
-        self.value = math.nan  # of this epoch
-        if self.best_path.is_file():
-            stored = torch.load(self.best_path, map_location="cpu", weights_only=False)
-            stored = stored["callbacks"][self.state_key]["best"]
-            if stored["metric"] == metric:
-                self.best = stored
-
-    def state_dict(self) -> dict:
-        """What is best so far: metric, value, and epoch, counted from 1."""
-        return {"best": self.best}
-
-    def on_validation_end(self, trainer: lightning.Trainer, model: Weighter) -> None:
-        """Note the value; not every epoch needs to have one."""
-        if self.metric is not None and not trainer.sanity_checking:
-            self.value = trainer.callback_metrics[self.metric].item()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, model: Weighter) -> None:
-        """Write the files."""
-        if trainer.strategy.broadcast(self._is_best()):
-            epoch = trainer.current_epoch + 1
-            self.best = {"metric": self.metric, "value": self.value, "epoch": epoch}
-            self._save(trainer, self.best_path)
-        self._save(trainer, self.last)  # after the best one: what is not in it is done again
-        self.value = math.nan
-
-    def _is_best(self) -> bool:
-        if math.isnan(self.value):
-            return False
-        if self.best is None:
-            return True
-        if self.mode == "min":
-            return self.value <= self.best["value"]
-        return self.value >= self.best["value"]
-
-    @staticmethod
-    def _save(trainer: lightning.Trainer, path: Path) -> None:
-        """Lightning moves files from the temporary folder, which may be on another disk."""
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        trainer.save_checkpoint(unfinished, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(unfinished, path)
 
 
 def _flatten(config: dict, prefix: str = "") -> dict:
@@ -196,12 +142,17 @@ def train(
     training that was not, unless `trainer.max_epochs` or the like was changed, on which learning
     rates depend.
 
+    Several processes (`trainer: {devices: 2, strategy: ddp}`) share the files of each step, those
+    to validate on, and the computing of frames; the first one writes. Lightning starts the others
+    by running the same command again: call this from a script or the command line then, not from
+    a notebook.
+
     Parameters
     ----------
     config : path
         See `read_config`.
     into : path
-        Folder for the configuration, checkpoints, metrics (CSV), and the pipeline.
+        Folder for the configuration, checkpoints, metrics, pictures, and the pipeline.
     resume : bool, optional
         Go on after the last epoch that is whole in `into`.
     seed : int, optional
@@ -217,6 +168,8 @@ def train(
     FileNotFoundError, ValueError
         From the configuration; if there is nothing to resume, or another configuration than the
         run had, or something that would be overwritten.
+    ModuleNotFoundError
+        If TensorBoard is asked for and not installed.
     """
     options, into = read_config(config), Path(into)
     options["seed"] = options.get("seed", 0) if seed is None else seed
@@ -251,7 +204,7 @@ def train(
     if not resume:
         last.with_name("best.ckpt").unlink(missing_ok=True)  # of a run killed in its first epoch
     checkpoints = Checkpoints(last.parent, metric, mode)
-    callbacks = [checkpoints, _seed_batches(options["seed"])]
+    callbacks = [checkpoints, seed_batches(options["seed"])]
     if options.get("trainer", {}).get("enable_progress_bar", True):
         callbacks.append(RichProgressBar(leave=True))
     defaults = {"max_epochs": 10, "gradient_clip_val": 1.0}
@@ -265,36 +218,59 @@ def train(
                     "tell files apart: some share a name, some do not"
                 )
             callbacks.append(EarlyStopping(metric, mode=mode, **options["early_stopping"]))
+        if "pictures" in options:
+            if not model.task.has_validation:
+                raise ValueError("pictures are of development files, and there are none")
+            callbacks.append(Pictures(into / "pictures", options["pictures"]))
         trainer = lightning.Trainer(
             default_root_dir=into,
-            logger=CSVLogger(into, name="metrics"),  # a run that goes on has metrics of its own
+            logger=_loggers(into, options.get("logger", "csv")),
             callbacks=callbacks,
             **defaults | options.get("trainer", {}),
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise ValueError(f"{config}: {error}") from error
 
-    into.mkdir(parents=True, exist_ok=True)
-    with atomic(stored_path) as unfinished:
-        unfinished.write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
+    if isinstance(trainer.strategy, DDPStrategy):  # a batch may leave parts of the model unused
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # these are of one process
+    if trainer.is_global_zero:
+        into.mkdir(parents=True, exist_ok=True)
+        with atomic(stored_path) as unfinished:
+            unfinished.write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
+    else:  # help the first process, which does so in `fit` and tells what is wrong
+        with suppress(OSError, ValueError), warnings.catch_warnings(action="ignore"):
+            model.to(trainer.strategy.root_device).prepare_data()
     try:
         trainer.fit(model, ckpt_path=last if resume else None, weights_only=False)
     except MisconfigurationException as error:  # fewer epochs than were trained, for instance
         raise ValueError(f"{config}: {error}") from error
-    return _export(checkpoints, options.get("export", "best"), model.task, into / "pipeline")
+    except RuntimeError as error:
+        if trainer.is_global_zero or "Connection closed by peer" not in str(error):
+            raise
+        raise SystemExit(1) from None  # the first process has ended, and says why
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # the first process goes on alone
+    folder = into / "pipeline"
+    if trainer.is_global_zero:
+        _export(checkpoints, options.get("export", "best"), model.task, folder)
+    return folder
 
 
-def _seed_batches(seed: int) -> LambdaCallback:
-    """Let dropout depend on seed, epoch, batch and process alone: who resumes draws the same."""
+def _loggers(into: Path, name: str) -> list[Logger]:
+    """Tables, and TensorBoard beside them; a run that goes on has files of its own."""
+    loggers: list[Logger] = [CSVLogger(into, name="metrics")]
+    if name == "tensorboard":
+        if find_spec("tensorboard") is None:
+            raise ModuleNotFoundError(
+                "logger: tensorboard needs TensorBoard, which is not installed: "
+                'pip install "pyannote-weighter[tensorboard]", or set logger: csv'
+            )
+        loggers.append(TensorBoardLogger(into, name="tensorboard"))
+    return loggers
 
-    def start(trainer: lightning.Trainer, model: Weighter, batch: dict, batch_idx: int) -> None:
-        key = np.random.SeedSequence((seed, trainer.current_epoch, batch_idx, trainer.global_rank))
-        torch.manual_seed(int(key.generate_state(1)[0]))
 
-    return LambdaCallback(on_train_batch_start=start)
-
-
-def _export(checkpoints: Checkpoints, wanted: str, task: SpeakerLikes, folder: Path) -> Path:
+def _export(checkpoints: Checkpoints, wanted: str, task: SpeakerLikes, folder: Path) -> None:
     """Make the pipeline from one of the checkpoints; say, and write, from which and why."""
     num_epochs = torch.load(checkpoints.last, map_location="cpu", weights_only=False)["epoch"] + 1
     exported, epoch, path, best = "last", num_epochs, checkpoints.last, checkpoints.best
@@ -309,11 +285,10 @@ def _export(checkpoints: Checkpoints, wanted: str, task: SpeakerLikes, folder: P
         extreme = "lowest" if checkpoints.mode == "min" else "highest"
         why = f"{extreme} {best['metric']} of the development files, {best['value']:.4f}"
     trained = Model.from_pretrained(path)
-    export_pipeline(trained, folder, tune(trained, task))
+    export_pipeline(trained, folder, tune(trained, task, list(task.protocol.development())))
     summary = {"exported": exported, "epoch": epoch, "epochs": num_epochs, "why": why}
     if best is not None:
         summary["best"] = best
     with atomic(folder / "training.yaml") as unfinished:
         unfinished.write_text(yaml.safe_dump(summary, sort_keys=False), encoding="utf-8")
     print(f"exported: {exported} epoch, {epoch} of {num_epochs}: {why}")
-    return folder

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
+from pyannote.database import ProtocolFile
 from rich.progress import track
 
 from pyannote_weighter.assignment import top_speakers
+from pyannote_weighter.likeness import LocalSpeakers
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.diarization import WeighterDiarization
+from pyannote_weighter.pipelines.windows import Windows
+from pyannote_weighter.segmentation import (
+    count_speakers,
+    get_segmentation,
+    segmentation_inference,
+)
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate
 
 GRID = {
     "threshold": (0.3,),
-    "merge": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65),
+    "merge": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "min_duration": (1.0, 1.5, 2.0, 3.0),
 }
 
 
-def tune(model: Weighter, task: SpeakerLikes, grid: dict[str, tuple] = GRID) -> dict:
+def tune(
+    model: Weighter,
+    task: SpeakerLikes,
+    files: Sequence[ProtocolFile] = (),
+    grid: dict[str, tuple] = GRID,
+) -> dict:
     """Choose the hyper-parameters of least frame-level DER on the development files.
 
     Frames and speaker counts come from the cache of the task. Without references there is nothing
@@ -32,6 +46,9 @@ def tune(model: Weighter, task: SpeakerLikes, grid: dict[str, tuple] = GRID) -> 
     model : Weighter
     task : SpeakerLikes
         Task that the model was trained with, after `setup`.
+    files : sequence of ProtocolFile, optional
+        The development files, for the local speakers of their segmentation. Without them slots
+        are compared by their embeddings alone, which is not what the pipeline does.
     grid : dict, optional
         Values to try for each hyper-parameter of `weighter`.
 
@@ -43,25 +60,48 @@ def tune(model: Weighter, task: SpeakerLikes, grid: dict[str, tuple] = GRID) -> 
     pipeline = WeighterDiarization(weighter=model.eval())
     parameters = pipeline.default_parameters()
     samples = [task.val__getitem__(index) for index in range(task.val__len__())]
-    samples = [s for s in samples if s["reference"] is not None and s["count"] is not None]
+    wanted = [s["reference"] is not None and s["count"] is not None for s in samples]
+    samples = list(itertools.compress(samples, wanted))
     if not samples:
         return parameters
-    for sample in track(samples, description="weightings", transient=True):
-        sample["frames"], sample["count"] = sample["frames"].float(), sample["count"].numpy()
-        sample["slots"] = pipeline.weigh(sample["frames"], sample["count"])
-    best = None
+    files = list(itertools.compress(files, wanted)) or [None] * len(samples)
+    for sample, file in track(
+        list(zip(samples, files, strict=True)), description="weightings", transient=True
+    ):
+        sample["count"], sample["windows"] = sample["count"].numpy(), Windows()
+        sample["slots"] = pipeline.weigh(
+            sample["frames"].float(), sample["count"], sample["windows"]
+        )
+        sample["local"] = None if file is None else _local_speakers(task, file)
+    best, settled = None, {}
     for values in track(
         list(itertools.product(*grid.values())), description="tuning", transient=True
     ):
         weighter = dict(zip(grid, values, strict=True))
         pipeline.instantiate(parameters | {"weighter": weighter})
+        sure = tuple(pipeline.sure().values())
+        if sure not in settled:
+            settled[sure] = [
+                pipeline.settle(*(s[key] for key in ("slots", "windows", "count", "local")))
+                for s in samples
+            ]
         metric = FrameDiarizationErrorRate()
-        for sample in samples:
-            weightings = pipeline.link(sample["slots"])
-            weightings = pipeline.improve(weightings, sample["frames"], sample["count"])
+        for sample, slots in zip(samples, settled[sure], strict=True):
+            weightings = pipeline.link(slots)
+            weightings = pipeline.improve(weightings, sample["windows"], sample["count"])
             active = top_speakers(weightings, sample["count"])
             metric.update(torch.from_numpy(active), sample["reference"])
         error = metric.compute().item()
         if best is None or error < best[0]:
             best = error, weighter
     return parameters | {"weighter": best[1]}
+
+
+def _local_speakers(task: SpeakerLikes, file: ProtocolFile) -> LocalSpeakers | None:
+    """Segment a file as the task did, which kept no more than the count."""
+    if task.segmentation is None:
+        return None
+    segmentation = segmentation_inference(
+        get_segmentation(task.segmentation), step=task.segmentation_step
+    )
+    return count_speakers(segmentation.to(task.model.device), file)[2]

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import soundfile
 from pyannote.database.util import load_rttm
 from rich.console import Console
 
+from pyannote_weighter import apply
 from pyannote_weighter.apply import FORMATS, apply_to_files
+from pyannote_weighter.audio import in_memory
 from tests.dummy_pipeline import HalfAndHalf
 
 
@@ -58,6 +61,49 @@ def test_one_that_fails_does_not_keep_the_others_from_it(tmp_path, audio):
     assert "missing.wav: no such audio file" in screen
     assert "broken.wav" in screen
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.json", "good.rttm"]
+
+
+def test_next_file_is_read_meanwhile_and_no_other(tmp_path, audio, monkeypatch):
+    files = [audio(f"{name}.wav") for name in "abcd"]
+    begun = {file.stem: threading.Event() for file in files}
+    seen = []
+
+    def read(file):
+        begun[file.stem].set()
+        return in_memory(file)
+
+    class Waiting(HalfAndHalf):
+        def apply(self, file, **options):
+            ahead = chr(ord(file["uri"]) + 1)
+            if ahead in begun:
+                assert begun[ahead].wait(timeout=10)
+            seen.append({name for name, event in begun.items() if event.is_set()})
+            return super().apply(file, **options)
+
+    monkeypatch.setattr(apply, "in_memory", read)
+    assert not apply_to_files(Waiting().instantiate({}), files, tmp_path / "out")
+    assert seen == [set("ab"), set("abc"), set("abcd"), set("abcd")]
+
+
+def test_long_files_are_left_to_pipelines_that_read_by_pieces(tmp_path, audio, monkeypatch):
+    short, long = audio("short.wav"), audio("long.wav")
+    soundfile.write(long, np.zeros((8000, 2)), 8000)
+    monkeypatch.setattr(apply, "LARGEST", 8000 * apply.SAMPLE_SIZE)
+    given = {}
+
+    class ByPieces(HalfAndHalf):
+        def apply(self, file, **options):
+            given[file["uri"]] = set(file)
+            return super().apply(in_memory(file), **options)
+
+    pipeline = ByPieces().instantiate({})
+    assert not apply_to_files(pipeline, [short, long], tmp_path / "one", formats=["png"])
+    assert given == dict.fromkeys(("short", "long"), {"audio", "uri", "waveform", "sample_rate"})
+    monkeypatch.setattr(apply, "WeighterDiarization", ByPieces)
+    assert not apply_to_files(pipeline, [short, long], tmp_path / "two", formats=["png"])
+    assert given["long"] == {"audio", "uri"} and "waveform" in given["short"]
+    for name in ("short", "long"):
+        assert (tmp_path / "two" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_number_of_speakers_reaches_the_pipeline(tmp_path, audio):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyannote_weighter.likeness import Evidence, Likeness
 from pyannote_weighter.linking import Slots, link_slots
 
 
@@ -97,9 +98,65 @@ def test_few_slots_and_zero_embeddings(num_slots):
 
 def test_inputs_are_left_alone():
     embeddings, seconds = np.random.default_rng(0).standard_normal((6, 4)), np.ones(6)
-    before = embeddings.copy()
-    link_slots(embeddings, seconds, threshold=-1.0)
+    before, evidence = embeddings.copy(), Evidence(np.ones((6, 6)), np.ones((6, 6)))
+    link_slots(embeddings, seconds, -1.0, evidence=evidence, likeness=Likeness())
     assert (embeddings == before).all() and (seconds == 1).all()
+    assert all((seen == 1).all() for seen in evidence)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 10), st.floats(0.05, 0.95), st.integers(0, 1000))
+def test_likeness_of_groups_against_slow_reference(num_slots, threshold, seed):
+    rng = np.random.default_rng(seed)
+    embeddings = rng.standard_normal((3, 5))[rng.integers(0, 3, num_slots)]
+    embeddings = embeddings + 0.7 * rng.standard_normal((num_slots, 5))
+    seconds = rng.uniform(0.1, 9, num_slots)
+    same, different = rng.exponential(1.0, (2, num_slots, num_slots))
+    same, different = same + same.T, different + different.T
+    likeness = Likeness()
+
+    groups = [[m] for m in range(num_slots)]
+
+    def probability(a, b):
+        first, second = (
+            sum(embeddings[m] / np.linalg.norm(embeddings[m]) * seconds[m] for m in group)
+            for group in (a, b)
+        )
+        cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+        return likeness(
+            cosine,
+            sum(same[m, n] for m in a for n in b),
+            sum(different[m, n] for m in a for n in b),
+            sum(seconds[m] for m in a),
+            sum(seconds[m] for m in b),
+        )
+
+    while len(groups) > 1:
+        best, a, b = max(
+            (probability(groups[a], groups[b]), a, b)
+            for a in range(len(groups))
+            for b in range(a + 1, len(groups))
+        )
+        if best < threshold:
+            break
+        groups[a] += groups.pop(b)
+    groups.sort(key=min)
+    expected = [next(g for g, who in enumerate(groups) if m in who) for m in range(num_slots)]
+    found = link_slots(
+        embeddings, seconds, threshold, evidence=Evidence(same, different), likeness=likeness
+    )
+    assert found.tolist() == expected
+
+
+def test_the_segmentation_tells_apart_what_sounds_alike():
+    seconds = np.full(4, 5.0)
+    embeddings = np.sqrt(0.7) * np.eye(5)[4] + np.sqrt(0.3) * np.eye(4, 5)  # cosines 0.7
+    same = np.kron(np.eye(2), np.ones((2, 2)))
+    evidence = Evidence(3.0 * same, 30.0 * (1 - same))
+    options = {"threshold": 0.3, "likeness": Likeness()}
+    assert len(set(link_slots(embeddings, seconds, **options))) == 1
+    found = link_slots(embeddings, seconds, evidence=evidence, **options)
+    assert found.tolist() == [0, 0, 1, 1]
 
 
 # -- slots to speakers ----------------------------------------------------------------------------
@@ -184,12 +241,3 @@ def test_whatever_the_parameters(windows, num_slots, threshold, merge, least, bo
     assert (speakers.sum(axis=1) > 0).all()  # no window is deserted
     after = slots.embeddings, slots.confidence, slots.seconds
     assert all((x == y).all() for x, y in zip(before, after, strict=True))
-
-
-def test_center_undoes_a_channel():
-    """Two speakers who share a large offset are told apart once part of it is taken away."""
-    offset, first, second = np.eye(3)
-    embeddings = np.stack([first, first, second, second]) + 1.5 * offset
-    seconds = np.full(4, 5.0)
-    assert link_slots(embeddings, seconds, threshold=0.6).max() == 0
-    assert link_slots(embeddings, seconds, threshold=0.6, center=0.5).tolist() == [0, 0, 1, 1]

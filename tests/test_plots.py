@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
 
-from pyannote_weighter.plots import match_colors, plot_diarization
+from pyannote_weighter.plots import (
+    _match_slots,
+    match_colors,
+    plot_diarization,
+    plot_weightings,
+)
 
 PNG = b"\x89PNG"
 
@@ -71,3 +76,31 @@ def test_slots_are_drawn_below(tmp_path, hypothesis):
         plot_diarization(tmp_path / f"{name}.png", np.zeros(64000), 16000, hypothesis, slots=slots)
         heights.append(matplotlib.image.imread(tmp_path / f"{name}.png").shape[0])
     assert heights[1] > heights[2] > heights[0]
+
+
+def test_weightings_below_the_reference(tmp_path, hypothesis):
+    slots = SlidingWindowFeature(
+        np.random.default_rng(0).random((200, 16)),
+        SlidingWindow(start=0.0, duration=0.02, step=0.02),
+    )
+    heights = []
+    for name, options in {
+        "likes": {"names": {3: "ann"}},
+        "reference": {"reference": hypothesis},
+        "silent": {"reference": Annotation()},
+    }.items():
+        plot_weightings(tmp_path / "new" / f"{name}.png", slots, title=name, **options)
+        heights.append(matplotlib.image.imread(tmp_path / "new" / f"{name}.png").shape[0])
+    assert heights[1] > heights[2] > heights[0]
+
+
+def test_slots_are_matched_with_speakers(hypothesis):
+    window = SlidingWindow(start=0.0, duration=0.1, step=0.1)
+    weightings = np.zeros((40, 4))
+    weightings[:20, 2] = 1.0  # SPEAKER_00 talks from 0 to 2, SPEAKER_01 from 1 to 4
+    weightings[12:40, 0] = 0.5
+    weightings[:, 1] = 0.1
+    slots = SlidingWindowFeature(weightings, window)
+    assert _match_slots(slots, hypothesis) == {2: "SPEAKER_00", 0: "SPEAKER_01"}
+    shorter = SlidingWindowFeature(weightings[:15], window)  # than the reference
+    assert _match_slots(shorter, hypothesis)[2] == "SPEAKER_00"

@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyannote.audio.core.task import Problem, Resolution, Specifications
+from pyannote.audio.models.segmentation import PyanNet
+from pyannote.audio.pipelines.utils.diarization import SpeakerDiarizationMixin
+from pyannote.audio.utils.signal import binarize
 from pyannote.core import SlidingWindow, SlidingWindowFeature
 from pyannote.database.util import load_rttm
 
@@ -26,11 +32,12 @@ def test_counts_on_a_real_conversation(model, sample_audio):
     inference = segmentation_inference(model, step=0.5)
     assert inference.step == pytest.approx(0.5 * model.specifications.duration)
     calls = []
-    segmentations, count = count_speakers(
+    mean, count, local = count_speakers(
         inference, in_memory(sample_audio), hook=lambda **values: calls.append(values)
     )
-    assert segmentations.data.shape[0] >= 5 and segmentations.data.shape[2] == 3
-    assert set(np.unique(segmentations.data)) <= {0.0, 1.0}
+    assert local.active.shape[0] == calls[-1]["total"]
+    assert len({1, 2, 4} & set(np.unique(local.active))) >= 2  # somebody alone, and another one
+    assert (np.rint(mean.data) == count.data).all() and len(np.unique(mean.data)) > 3
     assert calls and calls[-1]["completed"] >= calls[-1]["total"]
     assert count.data.dtype == np.uint8 and count.data.shape[1] == 1
     assert len(count) * count.sliding_window.step == pytest.approx(30, abs=1.1)
@@ -44,11 +51,65 @@ def test_counts_on_a_real_conversation(model, sample_audio):
     assert np.mean(agree) > 0.85
 
 
-def test_silence_has_no_speaker(model):
-    import torch
+def upstream_count(inference, file):
+    """All windows first, then upstream's own count."""
+    segmentations = inference(file)
+    if not inference.model.specifications.powerset:
+        segmentations = binarize(segmentations, onset=0.3, initial_state=False)
+    return SpeakerDiarizationMixin.speaker_count(
+        segmentations, inference.model.receptive_field, warm_up=(0.0, 0.0)
+    )
 
+
+@pytest.mark.parametrize("seconds", [0.5, 10.0, 12.5, 20.0, 27.3])
+def test_count_is_upstream_s(model, sample_audio, seconds, tmp_path):
+    """Whatever is left over at the end; from memory as from a file."""
+    waveform = in_memory(sample_audio)["waveform"][:, : int(seconds * 16000)]
+    file = {"waveform": waveform, "sample_rate": 16000, "uri": "made"}
+    inference = segmentation_inference(model, step=0.25, batch_size=3)
+    expected = upstream_count(inference, file)
+    soundfile.write(tmp_path / "made.wav", waveform[0].numpy(), 16000, subtype="FLOAT")
+    for source in (file, tmp_path / "made.wav"):
+        _, count, _ = count_speakers(inference, source)
+        assert (count.data == expected.data).all() and count.data.dtype == expected.data.dtype
+        for time in ("start", "step", "duration"):
+            assert getattr(count.sliding_window, time) == getattr(expected.sliding_window, time)
+
+
+def test_count_of_a_multilabel_segmentation(sample_audio):
+    """Random weights: local speakers come and go around any onset."""
+    torch.manual_seed(0)
+    model = PyanNet(sincnet={"stride": 10}, lstm={"hidden_size": 8, "num_layers": 1}, linear=None)
+    model.specifications = Specifications(
+        problem=Problem.MULTI_LABEL_CLASSIFICATION,
+        resolution=Resolution.FRAME,
+        duration=2.0,
+        classes=["a", "b", "c"],
+        permutation_invariant=True,
+    )
+    model.build()
+    torch.nn.init.normal_(model.classifier.weight, std=30.0)
+    inference = segmentation_inference(model.eval(), step=0.2, batch_size=4)
+    waveform = in_memory(sample_audio)["waveform"][:, : 16000 * 9]
+    file = {"waveform": waveform, "sample_rate": 16000, "uri": "made"}
+    expected = upstream_count(inference, file)
+    assert len(np.unique(expected.data)) >= 3
+    assert (count_speakers(inference, file, threshold=0.3)[1].data == expected.data).all()
+
+
+def test_segmentation_batches_change_nothing(model, sample_audio):
+    file = in_memory(sample_audio)
+    file["waveform"] = file["waveform"][:, : 16000 * 22]
+    means = [
+        count_speakers(segmentation_inference(model, 0.25, batch_size), file)[0].data
+        for batch_size in (1, 2, 5, 32)
+    ]
+    assert all((mean == means[0]).all() for mean in means)
+
+
+def test_silence_has_no_speaker(model):
     silence = {"waveform": torch.zeros(1, 16000 * 3), "sample_rate": 16000, "uri": "silence"}
-    _, count = count_speakers(segmentation_inference(model), silence)
+    _, count, _ = count_speakers(segmentation_inference(model), silence)
     assert len(count) > 0 and (count.data == 0).all()
 
 

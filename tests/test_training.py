@@ -175,6 +175,9 @@ def test_config_is_relative_to_its_file(corpus, monkeypatch, tmp_path):
         ),
         ("protocol: P\nregistry: r\n1: 2\nx: 3", ValueError, "unknown keys 1, x"),
         ("protocol: P\nregistry: r\nexport: first", ValueError, "'first'; it may be best or last"),
+        ("protocol: P\nregistry: r\nlogger: table", ValueError, "'table'; it may be csv or tens"),
+        ("protocol: P\nregistry: r\npictures: 0", ValueError, "0; it is a number of epochs"),
+        ("protocol: P\nregistry: r\npictures: often", ValueError, "'often'; it is a number"),
     ],
 )
 def test_errors_name_the_file_and_what_to_do(tmp_path, text, error, message):
@@ -214,6 +217,20 @@ def test_early_stopping_needs_something_to_judge_by(corpus, tmp_path):
     path = write_config(corpus, "blind.yaml", early_stopping={"patience": 1})
     with pytest.raises(ValueError, match="blind.yaml: early_stopping needs development files"):
         train(path, tmp_path / "run")
+
+
+def test_pictures_need_something_to_draw(corpus, tmp_path):
+    path = write_config(corpus, "blind.yaml", pictures=5)
+    with pytest.raises(ValueError, match="blind.yaml: pictures are of development files"):
+        train(path, tmp_path / "run")
+
+
+def test_tensorboard_that_is_not_installed(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyannote_weighter.training.find_spec", lambda name: None)
+    path = write_config(corpus, "board.yaml", logger="tensorboard")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .pyannote-weighter\[tensorboard"):
+        train(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -492,6 +509,19 @@ def test_accumulated_gradients(corpus, tmp_path, untuned):
     assert checkpoint(tmp_path / "accumulated")["global_step"] == 1  # two batches
     first = checkpoint(tmp_path / "accumulated")["optimizer_states"][0]["state"]
     assert first and all(torch.isfinite(state["exp_avg"]).all() for state in first.values())
+
+
+def test_pictures_beside_the_metrics(corpus, tmp_path, untuned):
+    config = write_config(
+        corpus,
+        "drawn.yaml",
+        protocol="TrainedTones.SpeakerDiarization.Both",
+        trainer=trainer_options(2),
+        pictures=2,
+    )
+    train(config, tmp_path / "run")
+    drawn = (tmp_path / "run" / "pictures").rglob("*.png")
+    assert [path.name for path in drawn] == ["epoch-0002.png"]
 
 
 @pytest.mark.parametrize("encoder", ["refine", "wavlm"])

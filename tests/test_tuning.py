@@ -9,6 +9,7 @@ import torch
 
 from pyannote_weighter.linking import Slots
 from pyannote_weighter.pipelines import WeighterDiarization
+from pyannote_weighter.pipelines.windows import Windows
 from pyannote_weighter.tuning import GRID, tune
 from tests.models.test_weighter import small_weighter
 
@@ -80,7 +81,10 @@ def brute_force(pipeline, defaults, slots_of_files, samples, grid) -> dict[tuple
         wrong, total = 0, 0
         for slots, each in zip(slots_of_files, samples, strict=True):
             count = each["count"].numpy()
-            weightings = pipeline.improve(pipeline.link(slots), each["frames"].float(), count)
+            windows = Windows()
+            pipeline.weigh(each["frames"].float(), count, windows)
+            settled = pipeline.settle(slots, windows, count)
+            weightings = pipeline.improve(pipeline.link(settled), windows, count)
             first = weightings.argmax(axis=1)
             active = np.eye(weightings.shape[1], dtype=bool)[first]
             active &= count[:, None] > 0
@@ -107,7 +111,7 @@ def planted(samples, model) -> list[Slots]:
         x = x.astype(np.float32)
         embeddings = np.zeros((4, 8))
         embeddings[0, 1] = embeddings[1, 0] = embeddings[3, 2] = 1.0
-        embeddings[2, :4] = 0.55, 0.0, 0.0, np.sqrt(1 - 0.55**2)  # cosine 0.55
+        embeddings[2, :4] = 0.72, 0.0, 0.0, np.sqrt(1 - 0.72**2)  # cosine 0.72
         embeddings += 0.01 * rng.standard_normal(embeddings.shape)
         confidence = np.array([0.95, 0.95, 0.4, 0.9])
         files.append(Slots([x], embeddings, confidence, x.sum(axis=0) * step))
@@ -122,10 +126,12 @@ def test_planted_best_is_found(model, monkeypatch):
     ]
     slots_of_files = planted(samples, model)
     pending = iter(slots_of_files)
-    monkeypatch.setattr(WeighterDiarization, "weigh", lambda self, frames, speech: next(pending))
+    monkeypatch.setattr(WeighterDiarization, "weigh", lambda *args: next(pending))
+    monkeypatch.setattr(WeighterDiarization, "settle", lambda self, slots, *args: slots)
     monkeypatch.setattr(WeighterDiarization, "improve", lambda self, weightings, *args: weightings)
-    found = tune(model, Development(samples), SMALL)
+    found = tune(model, Development(samples), grid=SMALL)
 
+    monkeypatch.setattr(WeighterDiarization, "weigh", lambda *args: None)
     pipeline = WeighterDiarization(weighter=model)
     defaults = pipeline.default_parameters()
     errors = brute_force(pipeline, defaults, slots_of_files, samples, SMALL)
@@ -149,7 +155,7 @@ def test_everything_through_the_model(model):
         sample(model, references[0], seed=6) | {"count": None},  # nobody counted the speakers
     ]
     grid = {"threshold": (0.0,), "merge": (0.2, 0.95), "min_duration": (0.0, 1.5)}
-    found = tune(model, Development([others[0], *samples, others[1]]), grid)
+    found = tune(model, Development([others[0], *samples, others[1]]), grid=grid)
 
     pipeline = WeighterDiarization(weighter=model)
     slots = [pipeline.weigh(s["frames"].float(), s["count"].numpy()) for s in samples]
@@ -171,7 +177,7 @@ def test_silence_and_empty_references(model):
     silence = sample(model, turns(-1, length=60, num_speakers=1), seed=0)
     nobody = sample(model, torch.zeros(60, 0, dtype=torch.bool), seed=1)
     with np.errstate(invalid="raise"):
-        found = tune(model, Development([silence, nobody]), SMALL)
+        found = tune(model, Development([silence, nobody]), grid=SMALL)
     assert found["weighter"] == {name: values[0] for name, values in SMALL.items()}
 
 

@@ -11,6 +11,7 @@ labels proposes for the same trouble is beside them, behind one interface (`elem
 likes that are assigned to slots (`SetCriterion`) or over whole recordings (`recording`).
 """
 
+from pyannote_weighter.losses.choice import RECORDING, RecordingCriterion, get_criterion
 from pyannote_weighter.losses.criterion import SetCriterion, SetLoss
 from pyannote_weighter.losses.elementwise import (
     BCE,
@@ -44,6 +45,7 @@ from pyannote_weighter.losses.recording import (
     recording_kl,
     with_unknown,
 )
+from pyannote_weighter.losses.trust import TrustedLikes
 
 __all__ = [
     "BCE",
@@ -57,16 +59,20 @@ __all__ = [
     "EntropyMaximization",
     "Focal",
     "Hill",
+    "RECORDING",
     "PseudoLabels",
+    "RecordingCriterion",
     "SetCriterion",
     "SetLoss",
     "SmoothedBCE",
+    "TrustedLikes",
     "WeakNegatives",
     "any_slot",
     "asymmetric",
     "bce",
     "entropy_maximization",
     "focal",
+    "get_criterion",
     "hill",
     "like_matrix",
     "nnpu",

@@ -128,7 +128,11 @@ class SetCriterion(nn.Module):
         return options
 
     def forward(
-        self, confidence: Tensor, log_posteriors: Tensor, likes: Sequence[Tensor | None]
+        self,
+        confidence: Tensor,
+        log_posteriors: Tensor,
+        likes: Sequence[Tensor | None],
+        files: Sequence | None = None,
     ) -> SetLoss:
         """Compare slots with likes.
 
@@ -142,6 +146,8 @@ class SetCriterion(nn.Module):
             Speaker indices of each file. None: unknown, the file contributes nothing. Empty: known
             to have none. -1 is padding, repeats count once; of more likes than slots only the
             matched ones count.
+        files : list, optional
+            Not used: which files these are matters to losses over recordings alone.
 
         Returns
         -------

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from pyannote_weighter.models.backbones import get_backbone
 from pyannote_weighter.models.encoders import Encoded, Pooling, get_encoder
-from pyannote_weighter.weighting import confidence, effective_frames, summarize
+from pyannote_weighter.weighting import confidence_of, effective_frames, summarize
 
 BACKBONE = "backbone."
 TRAINING_ONLY = ("loss_func.", "validation_metric.")
+CONFIDENCES = {"self": "self", "mean_head": "mean", "weighted_head": "weighted"}
+"""Options of the Weighter, and the mode of `confidence_of` that each stands for."""
 
 
 class Weighted(NamedTuple):
@@ -29,7 +31,7 @@ class Weighted(NamedTuple):
     embeddings : (B, N, D) tensor
         E, one embedding a slot.
     confidence : (B, N) tensor
-        c = sum X^2 / sum X.
+        c = sum X^2 / sum X, unless the Weighter was made otherwise.
     effective_frames : (B, N) tensor
         n = (sum X)^2 / sum X^2.
     encoded : Encoded
@@ -62,6 +64,10 @@ class Weighter(Model):
         Keep the backbone as it was pretrained (default). Its weights then stay out of the
         checkpoint whenever they can be loaded again by the name of the backbone. False lets
         gradients reach it, for tasks of one's own: `SpeakerLikes` needs a frozen one.
+    confidence : {"self", "mean_head", "weighted_head"}, optional
+        Where the confidence of a slot comes from: its weightings X averaged with themselves as
+        weights (default), a second head Y averaged over time, or Y averaged with the weights of X.
+        The three steps of its history, kept for comparison.
     duration : float, optional
         Nominal input duration in seconds; any duration is accepted.
     sample_rate, num_channels, task
@@ -70,7 +76,7 @@ class Weighter(Model):
     Raises
     ------
     ValueError
-        If the backbone or the encoder is unknown, or `num_slots` is not positive.
+        If the backbone, the encoder or the confidence is unknown, or `num_slots` is not positive.
 
     References
     ----------
@@ -85,6 +91,7 @@ class Weighter(Model):
         num_slots: int = 16,
         dimension: int = 256,
         freeze: bool = True,
+        confidence: str = "self",
         duration: float = 60.0,
         sample_rate: int = 16000,
         num_channels: int = 1,
@@ -93,8 +100,10 @@ class Weighter(Model):
         super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
         if num_slots < 1:
             raise ValueError(f"num_slots must be at least 1, got {num_slots}")
+        if confidence not in CONFIDENCES:
+            raise ValueError(f"confidence is {confidence!r}: choose {', '.join(CONFIDENCES)}")
         self.save_hyperparameters(
-            "backbone", "encoder", "num_slots", "dimension", "freeze", "duration"
+            "backbone", "encoder", "num_slots", "dimension", "freeze", "confidence", "duration"
         )
         self.backbone = get_backbone(backbone)
         if self.backbone.sample_rate != sample_rate:
@@ -103,7 +112,9 @@ class Weighter(Model):
                 f"but sample_rate={sample_rate}"
             )
         self.backbone.freeze(freeze)
-        self.encoder = get_encoder(encoder, backbone=self.backbone, num_slots=num_slots)
+        self.encoder = get_encoder(
+            encoder, self.backbone, num_slots, second_head=confidence != "self"
+        )
         self.project = nn.Linear(self.backbone.dimension, dimension)
         if dimension >= self.backbone.dimension:
             nn.init.orthogonal_(self.project.weight)  # keeps the cosines of the backbone
@@ -226,13 +237,40 @@ class Weighter(Model):
         weightings = encoded.weightings[-1].repeat_interleave(step, dim=1)[:, : frames.shape[1]]
         if mask is not None:  # the last step of a file may reach into its padding
             weightings = weightings * mask.unsqueeze(-1)
+        head = None
+        if encoded.heads is not None:
+            head = encoded.heads[-1].repeat_interleave(step, dim=1)[:, : frames.shape[1]]
         return Weighted(
             weightings=weightings,
             embeddings=self.project(encoded.embeddings[-1]),
-            confidence=confidence(weightings),
+            confidence=self.claim(weightings, head, mask),
             effective_frames=effective_frames(weightings),
             encoded=encoded,
         )
+
+    def claim(
+        self, weightings: Tensor, head: Tensor | None = None, inside: Tensor | None = None
+    ) -> Tensor:
+        """Confidence of slots, as `confidence` says.
+
+        Parameters
+        ----------
+        weightings : (B, T, N) tensor
+            At any frame rate.
+        head : (B, T, N) tensor, optional
+            Of the encoder, if it has a second head.
+        inside : (B, T) bool tensor, optional
+            False on padding.
+
+        Returns
+        -------
+        confidence : (B, N) tensor
+        """
+        mode = CONFIDENCES[self.hparams.confidence]
+        if mode == "mean" and inside is not None:
+            kept = inside.unsqueeze(-1).to(head.dtype)  # (B, T, 1)
+            return (head * kept).sum(dim=1) / kept.sum(dim=1).clamp_min(1.0)
+        return confidence_of(weightings, head, mode)
 
     def prepare_data(self) -> None:
         """Let the task compute frames with this model, where it will be trained."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,29 +18,39 @@ from pyannote.core import Annotation, SlidingWindowFeature
 from pyannote.metrics.diarization import GreedyDiarizationErrorRate
 from pyannote.pipeline.parameter import ParamDict, Uniform
 
-from pyannote_weighter.assignment import top_speakers
-from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_evidence
 from pyannote_weighter.linking import PARAMETERS, Slots
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.models.backbones import window_frames
-from pyannote_weighter.models.weighter import Weighted
-from pyannote_weighter.pipelines.answer import WeighterOutput, speaker_names
+from pyannote_weighter.models.backbones import stream_frames
+from pyannote_weighter.pipelines.answer import WeighterOutput
+from pyannote_weighter.pipelines.reconstruction import nobody, reconstruct
+from pyannote_weighter.pipelines.spill import Rows
+from pyannote_weighter.pipelines.windows import (
+    Windows,
+    embed_speakers,
+    weigh_again,
+    weigh_frames,
+)
+from pyannote_weighter.recording import open_recording
 from pyannote_weighter.segmentation import (
     count_speakers,
     get_segmentation,
     sample_nearest,
     segmentation_inference,
 )
-from pyannote_weighter.weighting import confidence
 
 CACHE = "training_cache/weighter"
+
+SURE = 0.88  # probability from which slots are one person beyond doubt
+SHORTEST = 0.5  # seconds, of a speaker as long as it is not clear who is who
 
 
 class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
     """Speaker diarization by learned weighting.
 
     The segmentation says where speech is and how many speak; frames of the backbone are computed
-    once; the Weighter gives them to slots; slots become speakers; each frame goes to its most
+    once; the Weighter gives them to slots; slots that are one person, by their embeddings and by
+    the local speakers of the segmentation, become speakers; each frame goes to its most
     probable speakers, as many as the segmentation counts there.
 
     Parameters
@@ -54,10 +64,15 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Step between windows of the segmentation, as a share of their duration.
     window : float, optional
         Longest stretch that the Weighter sees at once, in seconds. Longer files are cut, and the
-        slots of their windows are linked by embedding.
+        slots of their windows are linked.
     segmentation_batch_size, embedding_batch_size : int, optional
+        They change speed and memory; on a CPU they do not change the result.
+    half : bool, optional
+        Keep frames in half precision between the steps (default).
     legacy : bool, optional
         Return the annotation alone.
+    likeness : dict, optional
+        Coefficients that are not those of `pyannote_weighter.likeness.Likeness`.
     der_variant : dict, optional
         Options of the metric that is optimized. Defaults to no collar, overlap scored.
     token, cache_dir : optional
@@ -72,7 +87,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
     weighter.threshold : float
         Slots with less confidence are no speakers.
     weighter.merge : float
-        Slots whose embeddings have at least this cosine are one speaker.
+        Slots that are one person with at least this probability are one speaker.
     weighter.min_duration : float
         Speakers with less speech (seconds) are given to the others.
 
@@ -92,7 +107,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         window: float = 600.0,
         segmentation_batch_size: int = 32,
         embedding_batch_size: int = 1,
+        half: bool = True,
         legacy: bool = False,
+        likeness: dict | None = None,
         der_variant: dict | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
@@ -103,6 +120,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         self.legacy = legacy
         self.window = window
         self.embedding_batch_size = embedding_batch_size
+        self.half = half
+        self.likeness = Likeness(**likeness or {})
         self.der_variant = der_variant or {"collar": 0.0, "skip_overlap": False}
 
         weighter = str(weighter) if isinstance(weighter, Path) else weighter
@@ -178,99 +197,162 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         _, min_speakers, max_speakers = self.set_num_speakers(
             num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers
         )
-        count, frames = self.compute(file, hook)
+        count, frames, local = self.compute(file, hook)
         uri = file.get("uri") if isinstance(file, Mapping) else None
+        output = self.assign(frames, count, local, min_speakers, max_speakers, uri, hook)
+        return output.speaker_diarization if self.legacy or self.training else output
 
+    def assign(
+        self,
+        frames: torch.Tensor | Rows,
+        count: SlidingWindowFeature,
+        local: LocalSpeakers | None = None,
+        min_speakers: int = 1,
+        max_speakers: float = np.inf,
+        uri: str | None = None,
+        hook: Callable = lambda *args, **options: None,
+    ) -> WeighterOutput:
+        """Give frames to speakers: everything that comes after `compute`.
+
+        Parameters
+        ----------
+        frames : (T, C) tensor or Rows
+            Frames of the backbone.
+        count : (T', 1) SlidingWindowFeature
+            Number of speakers at the same time.
+        local : LocalSpeakers, optional
+            Who speaks in the windows of the segmentation.
+        min_speakers, max_speakers : int, optional
+        uri : str, optional
+        hook : callable, optional
+            See `apply`.
+
+        Returns
+        -------
+        output : WeighterOutput
+        """
         speech = sample_nearest(count, self._weighter.frames, len(frames))[:, 0]  # (T,)
         if not speech.any():
-            return self._answer(self._nobody(uri))
-        slots = self.weigh(frames, speech)
-        window = self._weighter.frames
-        hook("slots", SlidingWindowFeature(np.concatenate(slots.weightings), window))
-        weightings = self.link(slots, min_speakers, max_speakers)  # (T, K)
-        weightings = self.improve(weightings, frames, speech)
-        hook("weightings", SlidingWindowFeature(weightings, window))
-        output = self.reconstruct(weightings, count, frames, max_speakers, uri, hook)
+            return nobody(self._weighter, uri)
+        windows = Windows(half=self.half)
+        slots = self.weigh(frames, speech, windows)
+        hook("slots", SlidingWindowFeature(slots.joined(), self._weighter.frames))
+        output = reconstruct(
+            self._weighter,
+            self._candidates(slots, windows, speech, local, min_speakers, max_speakers),
+            count,
+            windows,
+            min_speakers,
+            max_speakers,
+            self.segmentation.min_duration_off,
+            uri,
+            hook,
+        )
         found = len(output.speaker_diarization.labels())
         if found < min_speakers:
             warnings.warn(
                 f"{uri}: {min_speakers} speakers were asked for, but the Weighter tells only "
                 f"{found} apart in this file",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return self._answer(output)
+        return output
 
-    def _answer(self, output: WeighterOutput) -> WeighterOutput | Annotation:
-        return output.speaker_diarization if self.legacy or self.training else output
-
-    def _nobody(self, uri: str | None) -> WeighterOutput:
-        return WeighterOutput(
-            speaker_diarization=Annotation(uri=uri),
-            exclusive_speaker_diarization=Annotation(uri=uri),
-            speaker_embeddings=np.zeros((0, self._weighter.hparams.dimension)),
-        )
+    def _candidates(
+        self,
+        slots: Slots,
+        windows: Windows,
+        speech: np.ndarray,
+        local: LocalSpeakers | None,
+        least: int,
+        most: float,
+    ) -> Iterator[np.ndarray]:
+        """Weightings (T, K) of speakers, the best first; the later ones lose fewer of them."""
+        settled = self.settle(slots, windows, speech, local, least)
+        linked = self.link(settled, least, most)
+        improved = self.improve(linked, windows, speech)
+        yield improved
+        if improved is not linked:
+            yield linked
+        yield slots.merge(self._assign(slots, least, most), add=False)
 
     def compute(
         self, file: AudioFile, hook: Callable
-    ) -> tuple[SlidingWindowFeature, torch.Tensor]:
+    ) -> tuple[SlidingWindowFeature, Rows, LocalSpeakers]:
         """Everything that does not depend on hyper-parameters of the weightings.
 
         Returns
         -------
         count : (frames of the segmentation, 1) SlidingWindowFeature
-        frames : (T, C) tensor
-            Frames of the backbone, on the CPU.
+        frames : (T, C) Rows
+            Frames of the backbone.
+        local : LocalSpeakers
         """
         powerset = self._segmentation.model.specifications.powerset
         threshold = None if powerset else self.segmentation.threshold
         if self.training and file.get(CACHE, {}).get("threshold", -1) == threshold:
-            return file[CACHE]["count"], file[CACHE]["frames"]
+            return tuple(file[CACHE][key] for key in ("count", "frames", "local"))
 
-        sample_rate = self._weighter.hparams.sample_rate
-        waveform = load_waveform(file, sample_rate=sample_rate)  # (1, samples)
-        mono = {"waveform": waveform, "sample_rate": sample_rate, "uri": file.get("uri")}
-        segmentations, count = count_speakers(
-            self._segmentation, mono, threshold=threshold, hook=partial(hook, "segmentation", None)
+        mean, count, local = count_speakers(
+            self._segmentation, file, threshold=threshold, hook=partial(hook, "segmentation", None)
         )
-        hook("segmentation", segmentations)
+        hook("segmentation", mean)
         hook("speaker_counting", count)
 
-        frames = window_frames(
-            self._weighter.backbone,
-            waveform,
-            batch_size=self.embedding_batch_size,
-            progress=lambda done, total: hook("embeddings", None, completed=done, total=total),
-        )
+        backbone = self._weighter.backbone
+        frames = Rows(backbone.frame_dimension, self.half)
+        with open_recording(file, self._weighter.hparams.sample_rate) as recording:
+            for some in stream_frames(
+                backbone,
+                recording.read,
+                recording.num_samples,
+                batch_size=self.embedding_batch_size,
+                progress=lambda done, total: hook("embeddings", None, completed=done, total=total),
+            ):
+                frames.append(some)
         hook("embeddings", frames)
         if self.training:
-            file[CACHE] = {"threshold": threshold, "count": count, "frames": frames}
-        return count, frames
+            file[CACHE] = {
+                "threshold": threshold,
+                "count": count,
+                "frames": frames,
+                "local": local,
+            }
+        return count, frames, local
 
     @torch.inference_mode()
-    def weigh(self, frames: torch.Tensor, speech: np.ndarray) -> Slots:
+    def weigh(
+        self, frames: torch.Tensor | Rows, speech: np.ndarray, windows: Windows | None = None
+    ) -> Slots:
         """Weigh the frames of a file, in windows that are not longer than `window`.
 
         Parameters
         ----------
-        frames : (T, C) tensor
+        frames : (T, C) tensor or Rows
         speech : (T,) array
             Number of speakers in each frame.
+        windows : Windows, optional
+            Where to keep what `improve` and `reconstruct` need of the frames.
 
         Returns
         -------
         slots : Slots
         """
-        frame_step = self._weighter.frames.step
-        weighted = [
-            self._weigh_part(frames[start:stop], speech[start:stop])
-            for start, stop in self._windows(len(frames))
-        ]
-        weightings = [w.weightings[0].cpu().numpy() for w in weighted]  # (t, N) each
+        weightings = np.empty((len(frames), self._weighter.hparams.num_slots), dtype=np.float32)
+        parts, embeddings, confidence = [], [], []
+        for start, stop in self._windows(len(frames)):
+            weighed, window = weigh_frames(self._weighter, frames[start:stop], speech[start:stop])
+            weightings[start:stop] = weighed.weightings
+            parts.append(weightings[start:stop])
+            embeddings.append(weighed.embeddings)
+            confidence.append(weighed.confidence)
+            if windows is not None:
+                windows.append(window)
         return Slots(
-            weightings=weightings,
-            embeddings=torch.cat([w.embeddings[0] for w in weighted]).cpu().numpy(),
-            confidence=torch.cat([w.confidence[0] for w in weighted]).cpu().numpy(),
-            seconds=np.concatenate([w.sum(axis=0) for w in weightings]) * frame_step,
+            weightings=parts,
+            embeddings=np.concatenate(embeddings),
+            confidence=np.concatenate(confidence),
+            seconds=np.concatenate([part.sum(axis=0) for part in parts])
+            * self._weighter.frames.step,
         )
 
     def _windows(self, num_frames: int) -> list[tuple[int, int]]:
@@ -280,19 +362,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         bounds = np.linspace(0, num_frames, num_windows + 1).round().astype(int)
         return list(itertools.pairwise(bounds.tolist()))
 
-    def _weigh_part(
-        self, frames: torch.Tensor, speech: np.ndarray, start: np.ndarray | None = None
-    ) -> Weighted:
-        device = self._weighter.device
-        return self._weighter.weigh(
-            frames[None].to(device),
-            count=torch.from_numpy(speech[None]).to(device),
-            start=None if start is None else torch.from_numpy(start[None]).to(device),
-        )
-
     @torch.inference_mode()
     def improve(
-        self, weightings: np.ndarray, frames: torch.Tensor, speech: np.ndarray
+        self, weightings: np.ndarray, frames: torch.Tensor | Windows, speech: np.ndarray
     ) -> np.ndarray:
         """Weigh once more, from the speakers that slots were linked into.
 
@@ -302,7 +374,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Parameters
         ----------
         weightings : (T, K) array
-        frames : (T, C) tensor
+        frames : (T, C) tensor or Windows
+            Frames, or what `weigh` kept of them.
         speech : (T,) array
 
         Returns
@@ -312,17 +385,75 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         num_speakers = weightings.shape[1]
         if num_speakers == 1 or not self._weighter.encoder.restarts:
             return weightings
-        improved = np.concatenate(
-            [
-                self._weigh_part(frames[start:stop], speech[start:stop], weightings[start:stop])
-                .weightings[0]
-                .cpu()
-                .numpy()
-                for start, stop in self._windows(len(frames))
-            ]
+        improved = np.zeros_like(weightings)
+        heard = np.zeros(num_speakers, dtype=bool)
+        for index, (start, stop) in enumerate(self._windows(len(weightings))):
+            before, count = weightings[start:stop], speech[start:stop]
+            (present,) = np.nonzero(before.any(axis=0))  # the others are in other windows
+            if len(present) > 1:
+                before = np.ascontiguousarray(before[:, present])
+                if isinstance(frames, Windows):
+                    after = weigh_again(self._weighter, frames[index], count, before)
+                else:
+                    after, _ = weigh_frames(self._weighter, frames[start:stop], count, before)
+                improved[start:stop, present] = after.weightings
+            else:
+                improved[start:stop] = before
+            heard[improved[start:stop].argmax(axis=1)[count > 0]] = True
+        return improved if heard.all() else weightings
+
+    @torch.inference_mode()
+    def settle(
+        self,
+        slots: Slots,
+        windows: Windows,
+        speech: np.ndarray,
+        local: LocalSpeakers | None = None,
+        min_speakers: int = 1,
+    ) -> Slots:
+        """Merge slots that are surely one person, and weigh once more.
+
+        What comes out is purer than what went in, so that the rest is easier to decide.
+
+        Parameters
+        ----------
+        slots : Slots
+            Its `evidence` is set.
+        windows : Windows
+            What `weigh` kept of the frames.
+        speech : (T,) array
+        local : LocalSpeakers, optional
+        min_speakers : int, optional
+
+        Returns
+        -------
+        slots : Slots
+            One window of them, as long as the file; `slots` itself where the encoder cannot
+            start from weightings.
+        """
+        frames = self._weighter.frames
+        if local is not None:
+            slots.evidence = local_evidence(local, slots.weightings, frames)
+        if not self._weighter.encoder.restarts:
+            return slots
+        weightings = slots.merge(self._assign(slots, min_speakers, np.inf, **self.sure()))
+        weightings = self.improve(weightings, windows, speech)
+        speakers = embed_speakers(self._weighter, windows, weightings)
+        return Slots(
+            [weightings],
+            speakers.embeddings,
+            speakers.confidence,
+            weightings.sum(axis=0) * frames.step,
+            None if local is None else local_evidence(local, [weightings], frames),
         )
-        heard = np.unique(improved[speech > 0].argmax(axis=1))
-        return improved if len(heard) == num_speakers else weightings
+
+    def sure(self) -> dict[str, float]:
+        """Hyper-parameters of the weighter that `settle` works with."""
+        return {
+            **dict(self.weighter),
+            "merge": max(SURE, self.weighter.merge),
+            "min_duration": min(SHORTEST, self.weighter.min_duration),
+        }
 
     def link(
         self, slots: Slots, min_speakers: int = 1, max_speakers: float = np.inf
@@ -340,79 +471,18 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         weightings : (T, K) array
             One column a speaker.
         """
-        return slots.speakers(
-            **dict(self.weighter),
+        return slots.merge(self._assign(slots, min_speakers, max_speakers))
+
+    def _assign(
+        self, slots: Slots, min_speakers: int, max_speakers: float, **changes
+    ) -> np.ndarray:
+        return slots.assign(
+            **dict(self.weighter) | changes,
+            likeness=self.likeness,
             min_speakers=min_speakers,
             max_speakers=max_speakers,
             least_seconds=self._weighter.frames.step,
         )
-
-    def reconstruct(
-        self,
-        weightings: np.ndarray,
-        count: SlidingWindowFeature,
-        frames: torch.Tensor,
-        max_speakers: float,
-        uri: str | None,
-        hook: Callable,
-    ) -> WeighterOutput:
-        """Give frames to speakers and name them.
-
-        Parameters
-        ----------
-        weightings : (T, K) array
-        count : (T', 1) SlidingWindowFeature
-        frames : (T, C) tensor
-        max_speakers : int
-        uri : str or None
-        hook : callable
-
-        Returns
-        -------
-        output : WeighterOutput
-        """
-        counted = np.minimum(count.data[:, 0], max_speakers).astype(int)  # (T',)
-        columns = SlidingWindowFeature(weightings, self._weighter.frames)
-        opinion = sample_nearest(columns, count.sliding_window, len(counted))  # (T', K)
-
-        active = top_speakers(opinion, counted)
-        discrete = SlidingWindowFeature(active.astype(np.float32), count.sliding_window)
-        hook("discrete_diarization", discrete)
-        exclusive = SlidingWindowFeature(
-            top_speakers(opinion, np.minimum(counted, 1)).astype(np.float32), count.sliding_window
-        )
-        diarization = self._annotation(discrete, uri)
-        # speakers who are given no time at all get no name
-        spoken = sorted(diarization.labels())
-        if not spoken:
-            return self._nobody(uri)
-        names = dict(zip(spoken, speaker_names(len(spoken)), strict=True))
-
-        weightings = weightings[:, spoken]
-        x = torch.from_numpy(weightings)[None].to(self._weighter.device)
-        with torch.inference_mode():
-            embeddings = self._weighter.embed(frames[None].to(x.device), x)[0].cpu().numpy()
-            c = confidence(x)[0].cpu().numpy()
-        hook("speaker_embeddings", embeddings)
-        seconds = weightings.sum(axis=0) * self._weighter.frames.step
-        return WeighterOutput(
-            speaker_diarization=diarization.rename_labels(mapping=names),
-            exclusive_speaker_diarization=self._annotation(exclusive, uri).rename_labels(
-                mapping=names
-            ),
-            speaker_embeddings=embeddings,
-            confidence=dict(zip(names.values(), c.tolist(), strict=True)),
-            seconds=dict(zip(names.values(), seconds.tolist(), strict=True)),
-            weightings=SlidingWindowFeature(weightings, self._weighter.frames),
-        )
-
-    def _annotation(self, discrete: SlidingWindowFeature, uri: str | None) -> Annotation:
-        """Turns, labelled by column."""
-        annotation = self.to_annotation(
-            discrete, min_duration_off=self.segmentation.min_duration_off
-        )
-        annotation.uri = uri
-        return annotation
 
     def get_metric(self) -> GreedyDiarizationErrorRate:
         """Diarization error rate that the optimizer minimizes."""

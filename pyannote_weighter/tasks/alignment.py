@@ -58,12 +58,32 @@ def align_likes(
     return (scale * cosine).softmax(dim=-1), trust
 
 
+@torch.no_grad()
+def owners(shared: Tensor) -> Tensor:
+    """Give slots to speakers: one to one, and what is left where it shares most.
+
+    Parameters
+    ----------
+    shared : (N, K) tensor
+        Time that slots share with speakers; K is at least 1.
+
+    Returns
+    -------
+    groups : (N, K) tensor
+        One-hot rows. Every speaker has a slot while there are enough slots.
+    """
+    owner = shared.argmax(dim=1)  # (N,)
+    slots, speakers = assign(-shared)
+    owner[slots] = speakers
+    return F.one_hot(owner, shared.shape[1]).to(shared.dtype)
+
+
 def alignment_loss(
     rounds: Sequence[Tensor],
     windows: Tensor,
     single: Tensor,
     prototypes: Tensor,
-    likes: Sequence[Tensor],
+    likes: Sequence[Tensor | None],
 ) -> Tensor:
     """Cross-entropy between weightings and aligned likes.
 
@@ -80,7 +100,8 @@ def alignment_loss(
     single : (B, S) tensor
         Probability that one speaker talks alone, 0 on padding.
     prototypes : (K, D) tensor
-    likes : list of (L,) long tensors
+    likes : list of (L,) long tensors, or None
+        None, or an empty tensor: the file contributes nothing.
 
     Returns
     -------
@@ -89,7 +110,7 @@ def alignment_loss(
     """
     losses, num_files = torch.zeros(len(rounds), device=windows.device), 0
     for index, speakers in enumerate(likes):
-        if not len(speakers):
+        if speakers is None or not len(speakers):
             continue
         posteriors, trust = align_likes(
             windows[index], prototypes[speakers], weights=single[index]
@@ -98,11 +119,7 @@ def alignment_loss(
         total = posteriors.sum()
         if total < 1e-3:
             continue
-        shared = rounds[-1][index].detach().T @ posteriors  # (N, L)
-        owner = shared.argmax(dim=1)  # (N,)
-        slots, columns = assign(-shared)
-        owner[slots] = columns
-        groups = F.one_hot(owner, len(speakers)).to(posteriors.dtype)  # (N, L)
+        groups = owners(rounds[-1][index].detach().T @ posteriors)  # (N, L)
         logs = torch.stack([(w[index] @ groups + 1e-4).log() for w in rounds])  # (rounds, S, L)
         losses = losses - (posteriors * logs).sum(dim=(1, 2)) / total
         num_files += 1

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from pyannote.audio import Inference
-from rich.progress import track
+from rich.progress import Progress
 
 from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.segmentation import count_speakers, sample_nearest
 from pyannote_weighter.tasks.frames import FrameCache
+
+POLL = 0.5  # seconds between looks at what other processes are doing
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -41,6 +46,9 @@ def extract(
 ) -> None:
     """Fill the cache with what it lacks; what is there is kept, so that it can be resumed.
 
+    Processes that fill one cache share the files: each takes those that are nobody's, then waits
+    for the others. What a process that was killed had begun is done again by another one.
+
     Parameters
     ----------
     files : iterable of ProtocolFile
@@ -55,18 +63,38 @@ def extract(
     FileNotFoundError, ValueError
         From reading audio; the message names the file.
     """
-    missing = [file for file in files if file["uri"] not in cache]
-    for file in track(missing, description="frames", disable=not missing, transient=True):
-        waveform = load_waveform(file, sample_rate=model.hparams.sample_rate)  # (1, S)
-        frames = window_frames(model.backbone, waveform)  # (T, C)
-        if not len(frames):
-            raise ValueError(
-                f"{file['uri']}: {waveform.shape[1]} samples are too short for one frame: leave "
-                "the file out of the protocol"
-            )
-        count = None
-        if segmentation is not None:
-            audio = {"waveform": waveform, "sample_rate": model.hparams.sample_rate}
-            _, speakers = count_speakers(segmentation, audio | {"uri": file["uri"]})
-            count = sample_nearest(speakers, model.frames, len(frames))[:, 0]
-        cache.put(file["uri"], frames.numpy(), count)
+    waiting = [file for file in files if file["uri"] not in cache]
+    hidden = not waiting or rank_zero_only.rank != 0  # one bar for all processes
+    with Progress(transient=True, disable=hidden) as progress:
+        bar = progress.add_task("frames", total=len(waiting))
+        while waiting:
+            busy = []
+            for file in waiting:
+                with cache.claim(file["uri"]) as free:
+                    if not free:
+                        busy.append(file)
+                        continue
+                    if file["uri"] not in cache:  # which it may be by now
+                        cache.put(file["uri"], *_frames_and_count(file, model, segmentation))
+                progress.advance(bar)
+            if len(busy) == len(waiting):
+                time.sleep(POLL)
+            waiting = busy
+
+
+def _frames_and_count(
+    file, model: Weighter, segmentation: Inference | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Frames (T, C) of a file and number of speakers (T,), where they are counted."""
+    waveform = load_waveform(file, sample_rate=model.hparams.sample_rate)  # (1, S)
+    frames = window_frames(model.backbone, waveform)  # (T, C)
+    if not len(frames):
+        raise ValueError(
+            f"{file['uri']}: {waveform.shape[1]} samples are too short for one frame: leave "
+            "the file out of the protocol"
+        )
+    if segmentation is None:
+        return frames.numpy(), None
+    audio = {"waveform": waveform, "sample_rate": model.hparams.sample_rate}
+    _, speakers, _ = count_speakers(segmentation, audio | {"uri": file["uri"]})
+    return frames.numpy(), sample_nearest(speakers, model.frames, len(frames))[:, 0]

@@ -7,10 +7,12 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 _VERSION = 1
 _ARRAY_NAME = re.compile(r"(?P<key>.+)\.[0-9a-f]{32}(\.(frames|count)\.npy|\.tmp)")
@@ -144,6 +146,34 @@ class FrameCache:
             read, entry = entry, self._read_entry(uri)
             if entry == read:
                 raise self._damaged(uri, f"{missing} is missing")
+
+    @contextmanager
+    def claim(self, uri: str) -> Iterator[bool]:
+        """Whether the block may compute the frames of a file, as nobody else is computing them.
+
+        A claim ends with the block or, as the operating system holds it, with the process,
+        however that ends: nothing has to be cleaned up or waited for. It keeps work from being
+        done twice; `put` and `get` are safe without it.
+
+        Usage
+        -----
+        >>> with cache.claim("episode-1") as free:
+        ...     if free and "episode-1" not in cache:
+        ...         cache.put("episode-1", *compute())
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._entry_path(uri).with_suffix(".lock"), blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with suppress(OSError):  # still open: cannot be removed on Windows
+                os.unlink(lock.lock_file)
+            lock.release()
 
     def metadata(self, uri: str) -> dict[str, Any]:
         """What was given to `put` as ``metadata``; errors as in `get`."""

@@ -1,5 +1,6 @@
 """Validation metrics: likes shared between files, and frame-level diarization error rate."""
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.retrieval import retrieval_average_precision
+from torchmetrics.utilities import dim_zero_cat
 
 from pyannote_weighter.matching import assign
 
@@ -51,7 +53,11 @@ class LikesMeanAveragePrecision(Metric):
 
     def __init__(self):
         super().__init__()
-        self.files: list[tuple[Tensor, Tensor, frozenset[str]]] = []
+        self.add_state("slots", default=[], dist_reduce_fx="cat")  # (B, N, D) tensors
+        self.add_state("confidence", default=[], dist_reduce_fx="cat")  # (B, N) tensors
+        self.add_state("num_likes", default=[], dist_reduce_fx="cat")  # (B,) tensors
+        # names as numbers: tensors are what processes can exchange
+        self.add_state("likes", default=[], dist_reduce_fx="cat")  # (sum of num_likes,) tensors
 
     def update(
         self, embeddings: Tensor, confidence: Tensor, likes: Sequence[Sequence[str] | None]
@@ -64,21 +70,26 @@ class LikesMeanAveragePrecision(Metric):
         confidence : (B, N) tensor
         likes : list of names, or None where they are not known
         """
-        unit = F.normalize(embeddings.detach().float(), dim=-1).cpu()
-        confidence = confidence.detach().float().cpu()
-        for slots, weights, names in zip(unit, confidence, likes, strict=True):
-            if names is not None:
-                self.files.append((slots, weights, frozenset(names)))
+        known = [index for index, names in enumerate(likes) if names is not None]
+        names = [sorted(set(likes[index])) for index in known]
+        numbers = [_number(name) for file_names in names for name in file_names]
+        # a batch without any such file is kept too: processes exchange tensors of one shape
+        self.slots.append(F.normalize(embeddings.detach().float(), dim=-1)[known])
+        self.confidence.append(confidence.detach().float()[known])
+        self.num_likes.append(torch.tensor([len(n) for n in names], device=self.device).long())
+        self.likes.append(torch.tensor(numbers, device=self.device).long())
 
     def compute(self) -> Tensor:
         """Mean average precision, 0 when no two files share a like."""
-        if len(self.files) < 2:
-            return torch.tensor(0.0)
-        slots = torch.stack([s for s, _, _ in self.files])  # (M, N, D)
-        weights = torch.stack([w for _, w, _ in self.files])  # (M, N)
+        numbers = dim_zero_cat(self.num_likes).tolist() if len(self.num_likes) else []
+        if len(numbers) < 2:
+            return torch.tensor(0.0, device=self.device)
+        names = [set(n.tolist()) for n in dim_zero_cat(self.likes).cpu().split(numbers)]
+        slots = dim_zero_cat(self.slots).cpu()  # (M, N, D)
+        weights = dim_zero_cat(self.confidence).cpu()  # (M, N)
         precisions = []
-        for query, (own, own_weights, names) in enumerate(self.files):
-            relevant = torch.tensor([bool(names & other) for _, _, other in self.files])
+        for query, (own, own_weights) in enumerate(zip(slots, weights, strict=True)):
+            relevant = torch.tensor([bool(names[query] & other) for other in names])
             relevant[query] = False
             if not relevant.any():
                 continue
@@ -86,14 +97,16 @@ class LikesMeanAveragePrecision(Metric):
             similarity = similarity * own_weights[None, :, None] * weights[:, None, :]
             # torchmetrics takes scores of zero and less for files that were not found
             score = similarity.amax(dim=(1, 2)).double() + 2.0
-            keep = torch.arange(len(self.files)) != query
+            keep = torch.arange(len(names)) != query
             precisions.append(retrieval_average_precision(score[keep], relevant[keep]))
-        return torch.stack(precisions).mean() if precisions else torch.tensor(0.0)
+        mean = torch.stack(precisions).mean() if precisions else torch.tensor(0.0)
+        return mean.to(self.device)
 
-    def reset(self) -> None:
-        """Forget all files."""
-        super().reset()
-        self.files = []
+
+def _number(name: str) -> int:
+    """Whole number of 63 bits that stands for a name, the same in every process."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
 
 
 class FrameDiarizationErrorRate(Metric):

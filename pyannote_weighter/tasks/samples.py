@@ -9,6 +9,9 @@ import torch
 from pyannote.core import Segment, SlidingWindow
 from torch import Tensor
 
+LISTED = ("names", "reference", "annotated", "num_speakers", "file")
+"""What batches hold as lists, one item a file."""
+
 
 def check_likes(name: str, training: list) -> None:
     """Refuse training files that could teach nothing, and warn where many names teach nothing.
@@ -44,7 +47,8 @@ def check_likes(name: str, training: list) -> None:
     if not any(times > 1 for times in files_of.values()):
         raise ValueError(
             f"no speaker of {name} is liked in two files: a speaker who is liked in one file "
-            "only teaches nothing; tag the same speakers in more files"
+            "only teaches nothing; tag the same speakers in more files (or look for two "
+            "spellings of one name)"
         )
     once = sorted(speaker for speaker, times in files_of.items() if times == 1)
     if once:
@@ -70,7 +74,7 @@ def reference_entry(file) -> dict:
     return {"uri": file["uri"], "likes": likes, "turns": turns}
 
 
-def discretize(turns: list, frames: SlidingWindow, num_frames: int) -> Tensor:
+def discretize(turns: list, frames: SlidingWindow, num_frames: int, start: int = 0) -> Tensor:
     """Turns on frames.
 
     Parameters
@@ -80,6 +84,8 @@ def discretize(turns: list, frames: SlidingWindow, num_frames: int) -> Tensor:
     frames : SlidingWindow
     num_frames : int
         T.
+    start : int, optional
+        First of these frames.
 
     Returns
     -------
@@ -88,10 +94,47 @@ def discretize(turns: list, frames: SlidingWindow, num_frames: int) -> Tensor:
     """
     speakers = sorted({speaker for _, _, speaker in turns})
     reference = torch.zeros(num_frames, len(speakers), dtype=torch.bool)
-    for start, end, speaker in turns:
-        first, last = frames.crop(Segment(start, end), mode="center", return_ranges=True)[0]
-        reference[max(0, first) : last, speakers.index(speaker)] = True
+    for begin, end, speaker in turns:
+        first, last = frames.crop(Segment(begin, end), mode="center", return_ranges=True)[0]
+        first, last = max(0, first - start), max(0, last - start)
+        reference[first:last, speakers.index(speaker)] = True
     return reference
+
+
+def crop_reference(entry: dict, frames: SlidingWindow, start: int, num_frames: int) -> dict:
+    """Reference of a crop, frame by frame.
+
+    Parameters
+    ----------
+    entry : dict
+        See `pyannote_weighter.tasks.supervision.training_entry`.
+    frames : SlidingWindow
+        Of the whole file.
+    start, num_frames : int
+        First frame of the crop, and how many there are.
+
+    Returns
+    -------
+    reference : dict
+        "reference", (T, K) bool tensor with a column for each speaker who is heard in the crop, or
+        None; "speakers", their names; "annotated", (T,) bool tensor, False where the reference
+        says nothing, or None where there is no reference.
+    """
+    if entry["turns"] is None:
+        return {"reference": None, "speakers": [], "annotated": None}
+    names = sorted({speaker for _, _, speaker in entry["turns"]})
+    reference = discretize(entry["turns"], frames, num_frames, start)  # (T, K)
+    annotated = torch.ones(num_frames, dtype=torch.bool)
+    if entry["annotated"] is not None:
+        inside = [[start_, end, "annotated"] for start_, end in entry["annotated"]]
+        annotated = discretize(inside, frames, num_frames, start).any(dim=1)
+    reference = reference & annotated[:, None]
+    heard = reference.any(dim=0)
+    return {
+        "reference": reference[:, heard],
+        "speakers": [name for name, kept in zip(names, heard.tolist(), strict=True) if kept],
+        "annotated": annotated,
+    }
 
 
 def collate(batch: list[dict]) -> dict:
@@ -100,13 +143,13 @@ def collate(batch: list[dict]) -> dict:
     Parameters
     ----------
     batch : list of dict
-        "frames" (T, C), "count" (T,) or None, "likes"; in validation "names" and "reference" too.
+        "frames" (T, C), "count" (T,) or None, "likes", and what `LISTED` names.
 
     Returns
     -------
     batch : dict
         "frames" (B, T, C), "count" (B, T) or None, "mask" (B, T) bool, which is False on padding,
-        and lists of "likes", "names" and "reference".
+        and lists of "likes" and of the rest, which is not padded.
     """
     pad = torch.nn.utils.rnn.pad_sequence
     lengths = torch.tensor([len(sample["frames"]) for sample in batch])
@@ -117,17 +160,54 @@ def collate(batch: list[dict]) -> dict:
         "mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
         "likes": [sample["likes"] for sample in batch],
     }
-    if "names" in batch[0]:
-        collated["names"] = [sample["names"] for sample in batch]
-        collated["reference"] = [sample["reference"] for sample in batch]
+    for key in LISTED:
+        if key in batch[0]:
+            collated[key] = [sample[key] for sample in batch]
     return collated
 
 
-def splice(first: dict, second: dict) -> dict:
-    """Append one training sample to another; the likes are those of both."""
-    counts = first["count"], second["count"]
+def splice_references(first: dict, second: dict) -> dict:
+    """Reference of two samples, one after the other; a speaker of both has one column.
+
+    Parameters
+    ----------
+    first, second : dict
+        With what `crop_reference` gives.
+
+    Returns
+    -------
+    reference : dict
+        Of the same form; without a reference where one of them has none.
+    """
+    if first.get("reference") is None or second.get("reference") is None:
+        return {"reference": None, "speakers": [], "annotated": None}
+    speakers = list(dict.fromkeys([*first["speakers"], *second["speakers"]]))
+    parts = []
+    for sample in (first, second):
+        part = torch.zeros(len(sample["reference"]), len(speakers), dtype=torch.bool)
+        part[:, [speakers.index(name) for name in sample["speakers"]]] = sample["reference"]
+        parts.append(part)
     return {
+        "reference": torch.cat(parts),
+        "speakers": speakers,
+        "annotated": torch.cat([first["annotated"], second["annotated"]]),
+    }
+
+
+def splice(first: dict, second: dict) -> dict:
+    """Append one training sample to another.
+
+    Likes, references and speakers are those of both; what is not known of one is not known of the
+    whole. The number of speakers becomes a bound, as somebody may be in both.
+    """
+    counts = first["count"], second["count"]
+    likes = first["likes"], second["likes"]
+    numbers = first.get("num_speakers"), second.get("num_speakers")
+    spliced = {
         "frames": torch.cat([first["frames"], second["frames"]]),
         "count": None if any(c is None for c in counts) else torch.cat(counts),
-        "likes": torch.unique(torch.cat([first["likes"], second["likes"]])),
+        "likes": None if any(x is None for x in likes) else torch.unique(torch.cat(likes)),
+        "num_speakers": None if None in numbers else sum(numbers),
+        "file": first.get("file", []) + second.get("file", []),
     }
+    return spliced | splice_references(first, second)

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
 from pyannote.audio import Model
 from pyannote.audio.core.task import Task, TrainDataset
-from pyannote.audio.utils.random import create_rng_for_worker
 from pyannote.database.protocol.protocol import Protocol
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from torchmetrics import Metric
 
-from pyannote_weighter.assignment import top_speakers
-from pyannote_weighter.linking import PARAMETERS, Slots
-from pyannote_weighter.losses import SetCriterion
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
-from pyannote_weighter.tasks.alignment import alignment_loss
+from pyannote_weighter.tasks.activity import activity_loss
+from pyannote_weighter.tasks.batching import plan_epoch
 from pyannote_weighter.tasks.extraction import extract, extractor_id
 from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate, LikesMeanAveragePrecision
+from pyannote_weighter.tasks.objective import LikesObjective, known_losses
+from pyannote_weighter.tasks.optimization import optimize
+from pyannote_weighter.tasks.prepared import load, store, warn_of_crops
 from pyannote_weighter.tasks.prototypes import shared_prototypes
 from pyannote_weighter.tasks.samples import (
-    check_likes,
     collate,
+    crop_reference,
     discretize,
     reference_entry,
     splice,
 )
-from pyannote_weighter.weighting import confidence
-
-ACTIVITY = ("silence", "one speaker", "several speakers")
+from pyannote_weighter.tasks.supervision import SUPERVISION, knows, training_files
+from pyannote_weighter.tasks.validation import active_speakers
 
 
 class SpeakerLikes(Task):
@@ -50,13 +48,15 @@ class SpeakerLikes(Task):
     Parameters
     ----------
     protocol : SpeakerDiarizationProtocol
-        Its training files need "likes" (see `pyannote_weighter.database`); files whose likes are
-        unknown are left out. Speakers are named alike across files: the scope is "database" or
-        "global". Development files may have "likes", "annotation", or both.
+        Training files may have "likes" (see `pyannote_weighter.database`), "annotation" (with
+        "annotated"), both or neither, and "num_speakers". Speakers who are liked are named alike
+        across files: the scope is "database" or "global". Development files may have "likes",
+        "annotation", or both.
     frames : path-like
         Folder for frames and speaker counts, computed once per file and kept.
     segmentation : Model, str or None, optional
-        Counts the speakers of each frame, no more. Without it the Weighter estimates speech.
+        Counts the speakers of each frame, no more. Without it the Weighter estimates speech, and
+        training files about which nothing is known are left out.
     segmentation_step : float, optional
         Step between windows of the segmentation, as a share of their duration.
     cache : path-like, optional
@@ -67,8 +67,23 @@ class SpeakerLikes(Task):
     num_workers : int, optional
         With workers, a training that is resumed goes through the files as in its first epoch
         again unless Lightning's `Trainer` has `reload_dataloaders_every_n_epochs=1`.
-    lambda_ : float, optional
-        Price of confidence, see `pyannote_weighter.losses.SetCriterion`.
+    supervision : {"likes", "references", "both"}, optional
+        What training makes use of. A file without it still teaches how many people talk at a time.
+        An empty reference counts as none, since RTTM cannot tell silence from a missing file.
+    loss : str or dict, optional
+        What likes cost, by name or as `{"name": ..., **options}`: wbce (the published loss), bce,
+        smoothed_bce, weak_negatives, focal, asymmetric, hill, splc, entropy_maximization, nnpu,
+        softmax, recording_kl, role, pseudo_labels. See `pyannote_weighter.losses`. The last two
+        keep labels of each file, and files are then not spliced.
+    assignment : {"hungarian", "sinkhorn"}, optional
+        Likes to slots one to one, or softly.
+    lambda_ : float or "auto", optional
+        Price of confidence, see `pyannote_weighter.losses.SetCriterion`. "auto": after the first
+        epoch the tagging rate, estimated again in every epoch, see `pyannote_weighter.tagging`.
+    wrong_likes : float, optional
+        Share of the likes that name someone who is not there, or are thought to: as many, of
+        highest cost, are left out after the first epochs, see
+        `pyannote_weighter.losses.TrustedLikes`.
     temperature : float, optional
         Of the classifier of speakers, which is dropped at inference.
     splice : float, optional
@@ -76,13 +91,17 @@ class SpeakerLikes(Task):
     alignment : float, optional
         Weight of the agreement between weightings and likes that were aligned by the prototypes
         of the liked speakers, see `pyannote_weighter.tasks.alignment`. 0 is the published loss.
+    reference : float, optional
+        Weight of the agreement between weightings and references, and between the number of slots
+        that hold speech and a known number of speakers, see `pyannote_weighter.tasks.references`.
     learning_rate, classifier_learning_rate : float, optional
         Highest rates of a schedule that warms up and decays to zero along a cosine.
 
     Raises
     ------
     ValueError
-        If the scope is "file", no file has likes, or no speaker is liked in two files.
+        If no training file has what `supervision` asks for; of likes, if the scope is "file" or no
+        speaker is liked in two files.
 
     References
     ----------
@@ -100,10 +119,15 @@ class SpeakerLikes(Task):
         duration: float = 120.0,
         batch_size: int = 4,
         num_workers: int = 0,
-        lambda_: float = 0.1,
+        supervision: str = "likes",
+        loss: str | dict = "wbce",
+        assignment: str = "hungarian",
+        lambda_: float | str = 0.1,
+        wrong_likes: float = 0.0,
         temperature: float = 0.05,
         splice: float = 0.2,
         alignment: float = 10.0,
+        reference: float = 10.0,
         learning_rate: float = 2e-3,
         classifier_learning_rate: float = 1e-2,
     ):
@@ -114,15 +138,19 @@ class SpeakerLikes(Task):
             batch_size=batch_size,
             num_workers=num_workers,
         )
+        if supervision not in SUPERVISION:
+            raise ValueError(f"supervision is {supervision!r}: choose {', '.join(SUPERVISION)}")
         self.frames = Path(frames)
         self.segmentation = segmentation
         self.segmentation_step = segmentation_step
+        self.supervision = supervision
         self.temperature = temperature
-        self.splice = splice
+        self.objective = LikesObjective(loss, assignment, lambda_, wrong_likes)
+        self.splice = 0.0 if self.objective.keeps_labels else splice
         self.alignment = alignment
+        self.reference = reference
         self.learning_rate = learning_rate
         self.classifier_learning_rate = classifier_learning_rate
-        self.criterion = SetCriterion(lambda_=lambda_)
         self.specifications = Weighter.default_specifications(duration)
 
     # -- data ---------------------------------------------------------------------------------
@@ -134,8 +162,11 @@ class SpeakerLikes(Task):
                 "SpeakerLikes trains on frames computed beforehand: the backbone must be frozen "
                 "(freeze=True)"
             )
-        training = [file for file in self.protocol.train() if file.get("likes") is not None]
-        check_likes(self.protocol.name, training)
+        # the head that counts speakers learns from every file that is counted
+        counted = self.segmentation is not None and hasattr(self.model.encoder, "activity")
+        training, entries = training_files(
+            self.protocol.name, self.protocol.train(), self.supervision, counted
+        )
         development = list(self.protocol.development()) if self.has_validation else []
 
         segmentation = None
@@ -146,50 +177,36 @@ class SpeakerLikes(Task):
         frame_cache = FrameCache(self.frames, extractor_id(self.model, segmentation))
         extract(training + development, self.model, segmentation, frame_cache)
 
-        self._warn_of_crops(frame_cache, [file["uri"] for file in training])
+        liked = [entry["uri"] for entry in entries if entry["likes"] is not None]
+        step = self.model.frames.step
+        warn_of_crops([len(frame_cache.get(uri)[0]) * step for uri in liked], self.duration)
         prepared = {
             "protocol": self.protocol.name,
             "extractor": frame_cache.extractor_id,
-            "speakers": sorted({name for file in training for name in file["likes"]}),
-            "train": [{"uri": f["uri"], "likes": sorted(set(f["likes"]))} for f in training],
+            "speakers": sorted({name for entry in entries for name in entry["likes"] or ()}),
+            "train": entries,
             "development": [reference_entry(file) for file in development],
         }
         if self.cache is None:
             self.cache = Path(tempfile.mkdtemp()) / "prepared.npz"
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.cache.with_name(f"{self.cache.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as stream:
-            np.savez(stream, **{key: np.array(json.dumps(v)) for key, v in prepared.items()})
-        os.replace(temporary, self.cache)
-
-    def _warn_of_crops(self, frame_cache: FrameCache, uris: list[str]) -> None:
-        """Say so where crops will often lack a speaker whom their file is tagged with."""
-        limit = self._num_frames(self.duration)
-        cropped = sum(len(frame_cache.get(uri)[0]) > limit for uri in uris)
-        if cropped > len(uris) / 2:
-            warnings.warn(
-                f"{cropped} of {len(uris)} training files are longer than duration="
-                f"{self.duration:g} s: a crop keeps all likes of its file, also those of speakers "
-                "who are not in it; raise duration to what memory allows",
-                stacklevel=2,
-            )
+        store(prepared, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
         """Load what `prepare_data` wrote."""
         if stage == "fit":
             self.cache = self.trainer.strategy.broadcast(self.cache)
-        with np.load(self.cache) as stored:
-            self.prepared_data = {key: json.loads(str(stored[key])) for key in stored}
-        if self.prepared_data["protocol"] != self.protocol.name:
-            raise ValueError(
-                f"{self.cache} was written for {self.prepared_data['protocol']}, "
-                f"not for {self.protocol.name}: remove it or choose another one"
-            )
+        self.prepared_data = load(self.cache, self.protocol.name)
         self.speaker_index = {s: k for k, s in enumerate(self.prepared_data["speakers"])}
         self.frame_cache = FrameCache(self.frames, self.prepared_data["extractor"])
+        training = self.prepared_data["train"]
+        for number, entry in enumerate(training):
+            entry["file"] = [number]
+        self.num_frames = [len(self.frame_cache.get(entry["uri"])[0]) for entry in training]
 
     def setup_loss_func(self) -> None:
-        """Add the classifier of the training speakers to the model."""
+        """Add the classifier of the training speakers, if likes name any, to the model."""
+        if not self.speaker_index:
+            return
         self.model.loss_func = NormalizedSoftmaxLoss(
             num_classes=len(self.speaker_index),
             embedding_size=self.model.hparams.dimension,
@@ -197,22 +214,26 @@ class SpeakerLikes(Task):
         )
         with torch.no_grad():
             self.model.loss_func.W.copy_(self._first_prototypes().T)
+        likes = [self._speakers(entry) for entry in self.prepared_data["train"]]
+        self.objective.prepare(likes, len(self.speaker_index), self.trainer.max_epochs or 1)
+        self.model.loss_func.objective = self.objective
 
     @torch.no_grad()
     def _first_prototypes(self) -> Tensor:
         was_training = self.model.training
         self.model.eval()
-        embeddings, weights, likes = [], [], []
+        slots, likes = [], []
         for entry in self.prepared_data["train"]:
+            if entry["likes"] is None:
+                continue
             sample = self._load(entry, start=0, num_frames=self._num_frames(self.duration))
-            batch = self.collate_fn([sample])
-            weighted = self._weigh(batch)
+            weighted = self._weigh(self.collate_fn([sample]))
             share = weighted.weightings.sum(dim=1)[0]
-            embeddings.append(weighted.embeddings[0].cpu())
-            weights.append((share / share.sum().clamp_min(1e-6)).cpu())
+            share = share / share.sum().clamp_min(1e-6)
+            slots.append((weighted.embeddings[0].cpu(), share.cpu()))
             likes.append(sample["likes"])
         self.model.train(was_training)
-        return shared_prototypes(embeddings, weights, likes, len(self.speaker_index))
+        return shared_prototypes(*zip(*slots, strict=True), likes, len(self.speaker_index))
 
     def _num_frames(self, seconds: float) -> int:
         return max(1, round(seconds / self.model.frames.step))
@@ -223,45 +244,58 @@ class SpeakerLikes(Task):
         return {
             "frames": torch.from_numpy(np.array(frames[start:stop])),
             "count": None if count is None else torch.from_numpy(np.array(count[start:stop])),
-            "likes": torch.tensor([self.speaker_index[s] for s in entry["likes"]]).long(),
+            "likes": self._speakers(entry),
         }
+
+    def _speakers(self, entry: dict) -> Tensor | None:
+        if entry["likes"] is None:
+            return None
+        return torch.tensor([self.speaker_index[name] for name in entry["likes"]]).long()
 
     def _random_crop(self, entry: dict, rng) -> dict:
         available = len(self.frame_cache.get(entry["uri"])[0])
         wanted = self._num_frames(self.duration)
-        return self._load(entry, rng.randint(0, max(0, available - wanted)), wanted)
+        start = rng.randint(0, max(0, available - wanted))
+        sample = self._load(entry, start, wanted)
+        sample |= {"num_speakers": entry["num_speakers"], "file": entry["file"]}
+        return sample | crop_reference(entry, self.model.frames, start, len(sample["frames"]))
 
-    def train__iter__(self) -> Iterator[dict]:
-        """Every file once, in random order, a share `splice` of them with another one appended."""
-        rng = create_rng_for_worker(self.model)
-        entries = self.prepared_data["train"]
-        # the same order in all processes, each of which takes its share
-        order = np.random.default_rng(self.model.current_epoch).permutation(len(entries))
-        world_size = self.trainer.world_size
-        share = np.resize(order, self.train__len__() * world_size)[
-            self.model.global_rank :: world_size
-        ]
-        # a worker fills batches of its own: it takes whole ones, so that only the last is smaller
+    def train__iter__(self) -> Iterator[list[dict]]:
+        """Batches of every file once, a share `splice` of them with another one appended."""
+        entries, epoch = self.prepared_data["train"], self.model.current_epoch
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        steps = plan_epoch(
+            np.minimum(self.num_frames, self._num_frames(self.duration)),
+            self.splice,
+            self.batch_size,
+            self.trainer.world_size,
+            seed=(seed, epoch),
+            # a whole of which half is known would count as unknown
+            kinds=[2 * likes + reference for likes, reference in map(knows, entries)],
+        )
         worker = get_worker_info()
-        batches = range(0, len(share), self.batch_size)
         if worker is not None:
-            batches = batches[worker.id :: worker.num_workers]
-        for index in (i for start in batches for i in share[start : start + self.batch_size]):
-            sample = self._random_crop(entries[index], rng)
-            if rng.random() < self.splice:
-                other = self._random_crop(entries[rng.randrange(len(entries))], rng)
-                sample = splice(sample, other)
-            yield sample
+            steps = steps[worker.id :: worker.num_workers]
+        for step in steps:
+            batch = []
+            for first, second in step[self.model.global_rank].tolist():
+                rng = Random(f"{seed} {epoch} {first}")  # whichever process or worker it is
+                sample = self._random_crop(entries[first], rng)
+                if second >= 0:
+                    sample = splice(sample, self._random_crop(entries[second], rng))
+                batch.append(sample)
+            yield batch
 
     def train__len__(self) -> int:
-        """Number of training files of one process."""
-        return math.ceil(len(self.prepared_data["train"]) / self.trainer.world_size)
+        """Number of batches of one process."""
+        share = math.ceil(len(self.prepared_data["train"]) / self.trainer.world_size)
+        return math.ceil(share / self.batch_size)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of all files: upstream drops the last one, and with it whole small corpora."""
         return DataLoader(
             TrainDataset(self),
-            batch_size=self.batch_size,
+            batch_size=None,  # batches are what it gives
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             collate_fn=partial(self.collate_fn, stage="train"),
@@ -287,80 +321,45 @@ class SpeakerLikes(Task):
         )
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        """Set criterion after every round, and agreement with the counted speakers."""
-        weighted = self._weigh(batch)
-        losses = []
-        encoded, batch_size = weighted.encoded, len(batch["frames"])
-        for weightings, embeddings in zip(encoded.weightings, encoded.embeddings, strict=True):
-            slots = self.model.project(embeddings).flatten(0, 1)  # (B * N, D)
-            logits = self.model.loss_func.get_logits(slots)
-            log_posteriors = logits.log_softmax(dim=-1).unflatten(0, embeddings.shape[:2])
-            set_loss = self.criterion(confidence(weightings), log_posteriors, batch["likes"])
-            losses.append(set_loss.loss)
+        """Everything that is known of the files, after every round."""
+        self.objective.set_epoch(self.model.current_epoch)
+        encoded, batch_size = self._weigh(batch).encoded, len(batch["frames"])
         # later rounds weigh more: r + 1 of R
-        ramp = torch.arange(1, len(losses) + 1, device=self.model.device).float()
-        loss = (torch.stack(losses) * ramp / ramp.sum()).sum()
-        self._log("loss/likes", loss, batch_size)
-        if self.alignment > 0 and encoded.windows is not None:
-            aligned = alignment_loss(
-                encoded.weightings,
-                self.model.project(encoded.windows).detach(),
-                encoded.single,
-                self.model.loss_func.W.detach().T,
-                batch["likes"],
-            )
-            aligned = (aligned * ramp / ramp.sum()).sum()
-            self._log("loss/alignment", aligned, batch_size)
-            loss = loss + self.alignment * aligned
-        for name, value in set_loss.logs().items():
-            if name != "loss":  # of the last round alone
-                self._log(f"train/{name}", value, batch_size)
+        ramp = torch.arange(1, len(encoded.weightings) + 1, device=self.model.device).float()
+        ramp = ramp / ramp.sum()
+        losses, logs = known_losses(
+            self.model, encoded, batch, self.objective, self.alignment, self.reference
+        )
+        parts = {name: ((loss * ramp).sum(), weight) for name, (loss, weight) in losses.items()}
         if encoded.activity is not None and batch["count"] is not None:
-            activity_loss = self._activity_loss(encoded.activity, batch)
-            self._log("loss/activity", activity_loss, batch_size)
-            loss = loss + activity_loss
+            activity = activity_loss(
+                encoded.activity, batch["count"], batch["mask"], self.model.encoder.step
+            )
+            parts["activity"] = activity, 1.0
+        loss = sum(weight * value for value, weight in parts.values())
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss.item()} in batch {batch_idx} of epoch "
                 f"{self.model.current_epoch}: lower learning_rate, or look for broken recordings"
             )
+        for name, (value, _) in parts.items():
+            self._log(f"loss/{name}", value, batch_size)
+        for name, value in logs.items():
+            self._log(f"train/{name}", value, batch_size)
         self._log("loss/train", loss, batch_size)
         return loss
 
-    def _activity_loss(self, activity: Tensor, batch: dict) -> Tensor:
-        T = batch["frames"].shape[1]
-        step = self.model.encoder.step
-        middle = (torch.arange(activity.shape[1]) * step + step // 2).clamp_max(T - 1)
-        target = batch["count"][:, middle].clamp_max(len(ACTIVITY) - 1).long()  # (B, T')
-        target = target.masked_fill(~batch["mask"][:, middle], -100).to(activity.device)
-        return torch.nn.functional.cross_entropy(activity.transpose(1, 2), target)
-
     def _log(self, name: str, value, batch_size: int) -> None:
-        self.model.log(name, value, on_step=False, on_epoch=True, batch_size=batch_size)
+        """Over all processes only what every one of them is sure to have."""
+        self.model.log(
+            name, value, on_step=False, on_epoch=True, batch_size=batch_size,
+            sync_dist=name == "loss/train",
+        )  # fmt: skip
 
     def configure_optimizers(self) -> dict:
         """AdamW, one rate for the classifier and one for the rest, warm-up and cosine decay."""
-        classifier = list(self.model.loss_func.parameters())
-        known = {id(p) for p in classifier}
-        rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in known]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": rest, "lr": self.learning_rate, "weight_decay": 1e-4},
-                {"params": classifier, "lr": self.classifier_learning_rate, "weight_decay": 0.0},
-            ]
-        )
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        warm_up = max(1, min(100, total // 10))
-
-        def factor(step: int) -> float:
-            progress = min(1.0, max(0.0, (step - warm_up) / max(1, total - warm_up)))
-            return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * progress))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        total = int(self.trainer.estimated_stepping_batches)
+        return optimize(self.model, total, self.learning_rate, self.classifier_learning_rate)
 
     # -- validation ---------------------------------------------------------------------------
 
@@ -384,12 +383,16 @@ class SpeakerLikes(Task):
         return "LikesMeanAveragePrecision", "max"
 
     def val__len__(self) -> int:
-        """Number of development files."""
-        return len(self.prepared_data["development"])
+        """Number of development files, and what makes it a multiple of the processes."""
+        num_files, num_processes = len(self.prepared_data["development"]), self.trainer.world_size
+        return math.ceil(num_files / num_processes) * num_processes
 
     def val__getitem__(self, index: int) -> dict:
         """Whole development file, up to ten minutes."""
-        entry = self.prepared_data["development"][index]
+        entries = self.prepared_data["development"]
+        entry = entries[index % len(entries)]
+        if index >= len(entries):  # keeps a process busy while others have a file: not judged
+            entry = entry | {"likes": None, "turns": None}
         sample = self._load(
             entry | {"likes": []}, start=0, num_frames=self._num_frames(max(600.0, self.duration))
         )
@@ -408,19 +411,10 @@ class SpeakerLikes(Task):
         for index, reference in enumerate(batch["reference"]):
             if reference is None:
                 continue
-            weightings = weighted.weightings[index, : len(reference)].float().cpu().numpy()
-            slots = Slots(
-                [weightings],
-                weighted.embeddings[index].float().cpu().numpy(),
-                weighted.confidence[index].float().cpu().numpy(),
-                weightings.sum(axis=0) * self.model.frames.step,
+            count = None if batch["count"] is None else batch["count"][index]
+            active = active_speakers(
+                weighted, index, len(reference), count, self.model.frames.step
             )
-            speakers = slots.speakers(**PARAMETERS)  # (T, K)
-            if batch["count"] is None:
-                active = speakers > 0.5
-            else:
-                count = batch["count"][index, : len(reference)].cpu().numpy()
-                active = top_speakers(speakers, count)
             metrics["DiarizationErrorRate"].update(torch.from_numpy(active), reference)
         for name, metric in metrics.items():
             self.model.log(

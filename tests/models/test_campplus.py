@@ -6,7 +6,7 @@ from pyannote.audio.models.blocks.pooling import StatsPool
 
 from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.models.campplus import CAMPPlus
-from pyannote_weighter.models.campplus_layers import SEGMENT, ContextAwareMasking
+from pyannote_weighter.models.campplus_layers import SEGMENT, ContextAwareMasking, Head
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,35 @@ def test_context_aware_masking_slow_and_plain():
         hidden = torch.relu(layer.linear1(context[..., None]))
         mask = torch.sigmoid(layer.linear2(hidden))[..., 0]
         torch.testing.assert_close(y[..., t], plain[..., t] * mask)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("batch_size, num_frames", [(1, 1), (1, 48), (3, 301)])
+def test_fused_head_is_the_plain_one(monkeypatch, batch_size, num_frames):
+    torch.manual_seed(0)
+    head = Head().eval()
+    for module in head.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3), module.running_var.uniform_(0.5, 2.0)
+            torch.nn.init.normal_(module.weight, 1.0, 0.3), torch.nn.init.normal_(module.bias)
+    convolve, calls = torch.mkldnn_convolution, []
+    monkeypatch.setattr(
+        torch, "mkldnn_convolution", lambda *args: calls.append(0) or convolve(*args)
+    )
+    fbank = torch.randn(batch_size, 80, num_frames)
+    plain = head(fbank)  # with gradients
+    assert not calls and plain.requires_grad
+    for inference in (torch.no_grad, torch.inference_mode):
+        with inference():
+            fused = head(fbank)
+        assert len(calls) == 12  # 10, and two on shortcuts
+        assert not fused.is_mkldnn and fused.shape == plain.shape
+        torch.testing.assert_close(fused, plain.detach(), rtol=1e-4, atol=1e-4)
+        calls.clear()
+    with torch.no_grad():
+        head.double()(fbank.double())
+        head.float().train()(fbank)
+    assert not calls
 
 
 def test_pooling_is_that_of_pyannote(model, waveform):

@@ -1,6 +1,7 @@
 """The pipeline with real segmentation and backbone, and an untrained Weighter."""
 
 import json
+import re
 import warnings
 from importlib.util import find_spec
 
@@ -13,6 +14,7 @@ from pyannote.audio import __version__ as pyannote_audio_version
 from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
 from pyannote.core import Annotation, SlidingWindowFeature
 from pyannote.database.util import load_rttm
+from pyannote.metrics.diarization import DiarizationErrorRate
 from pyannote.pipeline import Optimizer
 
 from pyannote_weighter import __version__
@@ -51,6 +53,7 @@ def pipeline(loaded) -> WeighterDiarization:
     """One pipeline for all, as it was at the start."""
     loaded.legacy, loaded.training, loaded.window = False, False, 600.0
     loaded.embedding_batch_size, loaded._segmentation.batch_size = 1, 32
+    loaded.half = True
     return loaded.instantiate(PARAMETERS)
 
 
@@ -106,7 +109,8 @@ def test_speakers_are_in_the_order_of_labels(output, loaded, sample):
     labels = output.speaker_diarization.labels()
     assert weightings.data.shape == (loaded._weighter.num_frames(480000), len(labels))
     step = weightings.sliding_window.step
-    assert list(output.seconds.values()) == pytest.approx(weightings.data.sum(axis=0) * step)
+    seconds = weightings.data.sum(axis=0, dtype=float) * step
+    assert list(output.seconds.values()) == pytest.approx(seconds)
     x = torch.from_numpy(weightings.data)[None]
     c = (x**2).sum(dim=1) / x.sum(dim=1)
     assert list(output.confidence.values()) == pytest.approx(c[0].tolist(), abs=1e-5)
@@ -219,6 +223,23 @@ def test_one_speaker_has_no_overlap(pipeline, sample):
     assert not diarized.get_overlap()
 
 
+def test_any_number_of_speakers_or_a_warning(pipeline, sample):
+    """Asked for 1 to 16, of windows of 10 s: that many, or fewer and told so."""
+    pipeline.window = 10.0
+    count, frames, local = pipeline.compute(sample, lambda *args, **options: None)
+    for number in range(1, 17):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            output = pipeline.assign(frames, count, local, number, number, "sample")
+        labels = output.speaker_diarization.labels()
+        assert len(labels) == number or (len(labels) < number and len(caught) == 1)
+        if caught:
+            message = f"sample: {number} speakers were asked for.* only {len(labels)} apart"
+            assert re.search(message, str(caught[0].message))
+        assert set(output.exclusive_speaker_diarization.labels()) <= set(labels)
+        assert number > 5 or not caught
+
+
 def test_more_speakers_than_can_be_told_apart(pipeline, sample):
     excerpt = audio(sample["waveform"][:, 7 * 16000 : 9 * 16000])
     with pytest.warns(UserWarning, match=r"made: 14 speakers were asked for.* only \d+ apart"):
@@ -231,12 +252,12 @@ def test_more_speakers_than_can_be_told_apart(pipeline, sample):
 def test_warning_counts_speakers_who_got_time(pipeline, sample, monkeypatch):
     """A second speaker who is never the most probable one is not there."""
 
-    def link(slots, min_speakers, max_speakers):
-        weightings = np.zeros((sum(map(len, slots.weightings)), 2), dtype=np.float32)
-        weightings[:, 0] = 1.0
-        return weightings
+    def assign(slots, min_speakers, max_speakers, **changes):
+        speaker_of = np.zeros(len(slots.seconds), dtype=int)
+        speaker_of[slots.seconds.argmin()] = 1
+        return speaker_of
 
-    monkeypatch.setattr(pipeline, "link", link)
+    monkeypatch.setattr(pipeline, "_assign", assign)
     excerpt = audio(sample["waveform"][:, 7 * 16000 : 8 * 16000])
     with pytest.warns(UserWarning, match="2 speakers were asked for.* only 1 apart"):
         output = pipeline(excerpt, num_speakers=2)
@@ -264,9 +285,9 @@ def test_very_short_speech(pipeline, sample, seconds, monkeypatch):
     count_speakers = diarization.count_speakers
 
     def everywhere(*args, **options):
-        segmentations, count = count_speakers(*args, **options)
+        mean, count, local = count_speakers(*args, **options)
         count.data[:] = 1
-        return segmentations, count
+        return mean, count, local
 
     monkeypatch.setattr(diarization, "count_speakers", everywhere)
     start = 7 * 16000
@@ -329,16 +350,27 @@ def test_short_windows(pipeline, sample, num_speakers):
 
 
 def test_batch_sizes_change_nothing(pipeline, sample):
+    """Not by a bit: not in a batch of one, nor where the last batch is not full."""
     long = audio(torch.cat([sample["waveform"]] * 2, dim=1)[:, : 50 * 16000])
-    pipeline._segmentation.step = 5.0
-    try:
-        one_by_one = dict(long)
-        pipeline._segmentation.batch_size = 1
-        first = pipeline(one_by_one)
-        pipeline.embedding_batch_size, pipeline._segmentation.batch_size = 4, 32
-        assert_same(pipeline(dict(long)), first)
-    finally:
-        pipeline._segmentation.step = 2.5
+    outputs = []
+    for segmentation, embedding in ((1, 1), (4, 2), (32, 4)):
+        pipeline._segmentation.batch_size = segmentation
+        pipeline.embedding_batch_size = embedding
+        outputs.append(pipeline(dict(long)))
+    for output in outputs[1:]:
+        assert output.speaker_diarization == outputs[0].speaker_diarization
+        assert output.exclusive_speaker_diarization == outputs[0].exclusive_speaker_diarization
+        assert (output.weightings.data == outputs[0].weightings.data).all()
+        assert (output.speaker_embeddings == outputs[0].speaker_embeddings).all()
+
+
+def test_half_precision(pipeline, sample, output):
+    pipeline.half = False
+    full = pipeline(dict(sample))
+    error = DiarizationErrorRate()(full.speaker_diarization, output.speaker_diarization)
+    assert error < 0.001
+    np.testing.assert_allclose(full.speaker_embeddings, output.speaker_embeddings, atol=5e-3)
+    assert not (full.speaker_embeddings == output.speaker_embeddings).all()  # it is an option
 
 
 # -- slots to speakers ----------------------------------------------------------------------------
@@ -398,28 +430,6 @@ def test_slots_that_are_all_empty(pipeline, min_speakers):
     assert pipeline.link(slots, min_speakers=min_speakers).shape == (100, 1)
 
 
-def reconstruct(pipeline, weightings, count) -> WeighterOutput:
-    """From weightings and counts of 100 frames."""
-    frames = torch.randn(100, pipeline._weighter.backbone.frame_dimension)
-    count = SlidingWindowFeature(np.uint8(count).reshape(100, 1), pipeline._weighter.frames)
-    return pipeline.reconstruct(
-        weightings, count, frames, np.inf, "made", lambda *args, **options: None
-    )
-
-
-def test_speaker_without_any_time_has_no_name(pipeline):
-    """The last frame alone makes no turn: embeddings must not be shifted by it."""
-    weightings = np.tile(np.float32([0.1, 0.9, 0.0]), (100, 1))
-    weightings[-1] = [0.9, 0.1, 0.0]
-    output = reconstruct(pipeline, weightings, [1] * 100)
-    assert output.speaker_diarization.labels() == ["SPEAKER_00"] == list(output.confidence)
-    assert output.speaker_embeddings.shape == (1, 256)
-    assert output.confidence["SPEAKER_00"] == pytest.approx(0.9, abs=0.01)
-
-    nobody = reconstruct(pipeline, weightings, [0] * 99 + [1])
-    assert not nobody.speaker_diarization and nobody.speaker_embeddings.shape == (0, 256)
-
-
 # -- as upstream's pipelines ----------------------------------------------------------------------
 
 
@@ -469,10 +479,10 @@ def test_default_parameters(weighter, sample):
 
 def test_optimizer(pipeline, sample, sample_audio, monkeypatch):
     calls = []
-    compute = diarization.window_frames
+    compute = diarization.stream_frames
     monkeypatch.setattr(
         diarization,
-        "window_frames",
+        "stream_frames",
         lambda *args, **options: (calls.append(1), compute(*args, **options))[1],
     )
     file = dict(sample)
@@ -513,6 +523,7 @@ def test_improving_loses_no_speaker(pipeline, monkeypatch):
         lambda windows, speech, single, embed, inside=None, start=None: (
             [torch.ones_like(start) * torch.tensor([1.0, 0.0])],
             [torch.zeros(1, 2, 192)],
+            None,
         ),
     )
     assert pipeline.improve(weightings, frames, speech) is weightings

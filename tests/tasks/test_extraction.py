@@ -1,5 +1,9 @@
 """Frames and counts on disk: named after what computed them, resumable."""
 
+import multiprocessing
+import time
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +17,7 @@ from pyannote_weighter.segmentation import (
     sample_nearest,
     segmentation_inference,
 )
+from pyannote_weighter.tasks import extraction
 from pyannote_weighter.tasks.extraction import extract, extractor_id, fingerprint
 from pyannote_weighter.tasks.frames import FrameCache
 from tests.models.test_weighter import BACKBONE, small_weighter
@@ -64,7 +69,7 @@ def test_frames_and_counts(model, segmentation, sample_audio, tmp_path):
     waveform = load_waveform(sample_audio)
     expected = window_frames(model.backbone, waveform)
     np.testing.assert_allclose(frames, expected, atol=1e-2)
-    _, speakers = count_speakers(inference, {"waveform": waveform, "sample_rate": 16000})
+    _, speakers, _ = count_speakers(inference, {"waveform": waveform, "sample_rate": 16000})
     assert np.array_equal(count, sample_nearest(speakers, model.frames, len(frames))[:, 0])
     assert 0 < (count > 0).mean() < 1
 
@@ -100,3 +105,74 @@ def test_other_sample_rates_and_channels(model, tmp_path):
     cache = FrameCache(tmp_path, extractor_id(model, None))
     extract([{"uri": "x", "waveform": stereo, "sample_rate": 8000}], model, None, cache)
     assert len(cache.get("x")[0]) == model.num_frames(16000)
+
+
+# -- several processes ----------------------------------------------------------------------------
+
+URIS = [f"file-{index}" for index in range(6)]
+
+
+def _fill(folder, name, hangs):
+    """Extract as a process of its own would, with a record; the first file may take for ever."""
+
+    def compute(file, model, segmentation):
+        with (folder / "begun.txt").open("a") as stream:
+            stream.write(f"{name} {file['uri']}\n")
+        if hangs:
+            time.sleep(600)
+        return np.zeros((3, 2)), None
+
+    extraction._frames_and_count = compute
+    extract([{"uri": uri} for uri in URIS], None, None, FrameCache(folder / "frames", "fake"))
+
+
+def _until(happened, seconds=120.0):
+    give_up = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def test_work_is_shared_and_that_of_a_killed_process_is_done(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    slow, other = (
+        context.Process(target=_fill, args=(tmp_path, name, name == "slow"), daemon=True)
+        for name in ("slow", "other")
+    )
+    cache = FrameCache(tmp_path / "frames", "fake")
+    slow.start()
+    _until((tmp_path / "begun.txt").is_file)
+    other.start()
+    _until(lambda: len(cache) == len(URIS) - 1)
+    time.sleep(3 * extraction.POLL)
+    assert other.is_alive() and URIS[0] not in cache  # it waits for what the slow one has
+
+    slow.kill()
+    other.join(timeout=60)
+    assert other.exitcode == 0 and sorted(cache) == URIS
+    begun = Counter((tmp_path / "begun.txt").read_text().splitlines())
+    assert begun == Counter([f"slow {URIS[0]}", *(f"other {uri}" for uri in URIS)])
+    assert not list(cache.folder.glob("*.lock"))
+
+
+def test_file_that_fails_is_free_again(model, tmp_path):
+    cache = FrameCache(tmp_path / "frames", extractor_id(model, None))
+    bad = {"uri": "lost", "audio": tmp_path / "lost.wav"}
+    with pytest.raises(FileNotFoundError) as error:
+        extract([bad], model, None, cache)
+    with cache.claim("lost") as free:
+        assert free, error
+
+
+def test_frames_that_came_meanwhile_are_kept(model, tmp_path, monkeypatch):
+    """Another process may be done between the look at the cache and the claim."""
+    cache = FrameCache(tmp_path, extractor_id(model, None))
+    claim = FrameCache.claim
+
+    def late(self, uri):
+        cache.put(uri, np.ones((2, 2)))
+        return claim(self, uri)
+
+    monkeypatch.setattr(FrameCache, "claim", late)
+    extract([conversation("one", "ann")], model, None, cache)
+    assert cache.get("one")[0].shape == (2, 2)

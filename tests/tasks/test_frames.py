@@ -210,9 +210,24 @@ def test_what_killed_processes_left_is_swept_after_a_day(cache, tmp_path):
     assert others == {"notes.npy", f"ep8.{token}.count.npy"}
 
 
+def test_a_file_is_claimed_once(tmp_path):
+    cache, other = FrameCache(tmp_path, "campplus"), FrameCache(tmp_path, "campplus")
+    with cache.claim("ep1") as free:
+        with other.claim("ep1") as taken, other.claim("ep2") as another:
+            assert free and not taken and another
+        with other.claim("ep1") as still:  # who was refused does not end the claim
+            assert not still
+        cache.put("ep1", _frames())
+    with pytest.raises(RuntimeError), cache.claim("ep1"):
+        raise RuntimeError
+    with other.claim("ep1") as free:
+        assert free
+    assert list(cache) == ["ep1"] and not list(cache.folder.glob("*.lock"))
+
+
 def _write(directory, worker, barrier):
     cache = FrameCache(directory, "campplus")
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=300)
     for step in range(15):
         cache.put(f"own-{worker}-{step}", np.full((5, 2), worker))
         num_frames = 10 * (worker + 1)
@@ -233,7 +248,7 @@ def test_several_processes(tmp_path):
     for writer in writers:
         writer.start()
     cache = FrameCache(tmp_path, "campplus")
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=300)
     while any(writer.is_alive() for writer in writers):
         if "shared" in cache:
             _assert_of_one_writer(cache.get("shared"))
@@ -250,7 +265,7 @@ def test_several_threads(tmp_path):
     for writer in writers:
         writer.start()
     cache = FrameCache(tmp_path, "campplus")
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=300)
     while any(writer.is_alive() for writer in writers):
         if "shared" in cache:
             _assert_of_one_writer(cache.get("shared"))

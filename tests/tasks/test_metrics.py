@@ -108,6 +108,28 @@ def test_precision_against_plain_python(seed, num_slots):
     assert metric.compute().item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_precision_over_processes():
+    """Halves that are synchronised have the value of the whole; each keeps its own half after."""
+    torch.manual_seed(0)
+    embeddings, confidence = torch.randn(7, 2, 5), torch.rand(7, 2)
+    likes = [["a"], ["b", "c"], None, ["a", "c"], [], ["c"], ["b"]]
+    whole = LikesMeanAveragePrecision()
+    whole.update(embeddings, confidence, likes)
+    halves = [LikesMeanAveragePrecision(), LikesMeanAveragePrecision()]
+    for index in range(7):
+        one = slice(index, index + 1)
+        halves[index % 2].update(embeddings[one], confidence[one], likes[one])
+
+    # as torchmetrics gathers: lists of tensors joined, state after state
+    states = [[torch.cat(getattr(m, state)) for state in m._reductions] for m in halves]
+    for metric in halves:
+        gathered = zip(*states, strict=True)
+        metric.distributed_available_fn = lambda: True
+        metric.dist_sync_fn = lambda _, group, gathered=gathered: list(next(gathered))
+        assert metric.compute() == pytest.approx(whole.compute().item(), abs=1e-6)
+    assert [len(metric.num_likes) for metric in halves] == [4, 3]
+
+
 def test_perfect_and_random_embeddings():
     torch.manual_seed(0)
     num_speakers, num_files = 5, 60
@@ -144,7 +166,7 @@ def test_precision_without_anything_to_compare():
     metric.update(torch.zeros(1, 3, 4), torch.zeros(1, 3), [["b"]])  # silent: finite
     assert metric.compute() >= 1 / 3
     metric.reset()
-    assert not metric.files
+    assert not metric.slots
 
 
 @pytest.mark.parametrize(

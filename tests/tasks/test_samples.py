@@ -10,9 +10,11 @@ from pyannote.core import Annotation, Segment, SlidingWindow
 from pyannote_weighter.tasks.samples import (
     check_likes,
     collate,
+    crop_reference,
     discretize,
     reference_entry,
     splice,
+    splice_references,
 )
 
 NAME = "Made.SpeakerDiarization.Up"
@@ -110,13 +112,83 @@ def test_splice_and_collate():
     assert joined["count"].tolist() == [2] * 6 and joined["likes"].tolist() == [0, 1, 2]
     assert first["likes"].tolist() == [2, 0]  # left alone
 
-    batch = collate([joined, second, sample(1)])
+    batch = collate([{k: s[k] for k in first} for s in (joined, second, sample(1))])
     assert batch["frames"].shape == (3, 6, 3) and batch["count"].shape == (3, 6)
     assert batch["mask"].sum(dim=1).tolist() == [6, 2, 1]
     assert (batch["frames"][~batch["mask"]] == 0).all()
     assert (batch["count"][~batch["mask"]] == 0).all()
     assert [len(likes) for likes in batch["likes"]] == [3, 2, 0]
     assert set(batch) == {"frames", "count", "mask", "likes"}
+    batch = collate([joined, joined])
+    assert batch["reference"] == batch["annotated"] == batch["num_speakers"] == [None, None]
+
+
+def test_spliced_knowledge():
+    """What is not known of one is not known of both."""
+    known, unknown = sample(2, [1], num_speakers=2), sample(2) | {"likes": None}
+    assert splice(known, known)["num_speakers"] == 4
+    assert splice(known, unknown)["likes"] is splice(unknown, known)["likes"] is None
+    assert splice(known, unknown)["num_speakers"] is None
+    assert splice(known, sample(3, []))["likes"].tolist() == [1]  # known to have none
+
+
+# -- references, cropped and spliced --------------------------------------------------------------
+
+
+def slow_reference(entry: dict, first: int, num_frames: int) -> dict[str, list[bool]]:
+    """Who talks in which frame of a crop, by the frames of the whole file."""
+    frames = SlidingWindow(start=0.0125, duration=0.025, step=0.01)
+    whole = discretize(entry["turns"], frames, 400)
+    names = sorted({who for _, _, who in entry["turns"]})
+    rows = {name: whole[first : first + num_frames, k].tolist() for k, name in enumerate(names)}
+    return {name: row for name, row in rows.items() if any(row)}
+
+
+TURNS = {
+    "uri": "a",
+    "turns": [[0.2, 1.0, "x"], [0.8, 1.7, "y"], [2.4, 9.0, "z"]],
+    "annotated": None,
+}
+
+
+@pytest.mark.parametrize("first, num_frames", [(0, 400), (37, 100), (90, 85), (170, 60)])
+def test_crops_hold_the_frames_of_the_whole(first, num_frames):
+    frames = SlidingWindow(start=0.0125, duration=0.025, step=0.01)
+    crop = crop_reference(TURNS, frames, first, num_frames)
+    slow = slow_reference(TURNS, first, num_frames)
+    assert crop["speakers"] == list(slow) and crop["annotated"].all()
+    assert crop["reference"].shape == (num_frames, len(slow))
+    assert crop["reference"].T.tolist() == list(slow.values())
+
+    annotated = crop_reference(
+        TURNS | {"annotated": [[0.0, 0.9], [1.5, 2.5]]}, frames, first, num_frames
+    )
+    middles = 0.025 + 0.01 * (first + torch.arange(num_frames))
+    inside = (middles < 0.9) | ((middles >= 1.5) & (middles < 2.5))
+    assert (annotated["annotated"] != inside).sum() <= 3  # the frames at the edges
+    assert not annotated["reference"][~annotated["annotated"]].any()
+
+
+def test_no_reference_to_crop():
+    nothing = {"reference": None, "speakers": [], "annotated": None}
+    assert crop_reference({"turns": None}, SlidingWindow(), 0, 10) == nothing
+    known = crop_reference(TURNS, SlidingWindow(duration=0.02, step=0.01), 0, 10)
+    assert splice_references(known, nothing) == splice_references(nothing, known) == nothing
+
+
+def test_spliced_references_share_the_columns_of_who_is_in_both():
+    frames = SlidingWindow(start=0.0125, duration=0.025, step=0.01)
+    first = crop_reference(TURNS, frames, 50, 100)  # x and y
+    second = crop_reference(TURNS, frames, 110, 200)  # y and z
+    joined = splice_references(first, second)
+    assert joined["speakers"] == ["x", "y", "z"] and joined["annotated"].shape == (300,)
+    before, after = slow_reference(TURNS, 50, 100), slow_reference(TURNS, 110, 200)
+    for name, column in zip("xyz", joined["reference"].T, strict=True):
+        expected = before.get(name, [False] * 100) + after.get(name, [False] * 200)
+        assert column.tolist() == expected
+    silent = crop_reference(TURNS, frames, 180, 40)
+    assert silent["reference"].shape == (40, 0)
+    assert splice_references(silent, silent)["reference"].shape == (80, 0)
 
 
 def test_counts_are_for_all_or_none():

@@ -143,6 +143,115 @@ def test_protocol_from_files(tones, fit, tmp_path, task):
     assert trained.prepared_data["speakers"] == ["ann", "bob"]
 
 
+def test_references_alone(tones, task, fit):
+    """Without likes there is no classifier, and names mean nothing across files."""
+    train = [
+        {k: v for k, v in file.items() if k != "likes"}
+        | {"annotation": reference(file, "ann bob"), "scope": "file", "num_speakers": 2}
+        for file in tones[:3]
+    ]
+    trained = task([*train, tones[3]], supervision="references")
+    model = small_weighter()
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    trainer = fit(trained, model)
+    assert {"loss/references", "loss/speakers"} <= set(trainer.callback_metrics)
+    assert "loss/likes" not in trainer.callback_metrics
+    assert [entry["uri"] for entry in trained.prepared_data["train"]] == ["one", "two", "three"]
+    assert not hasattr(model, "loss_func")
+    after = model.encoder.state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_every_file_gives_what_it_knows(tones, task, fit):
+    train = [
+        tones[0],
+        tones[1] | {"annotation": reference(tones[1], "ann cy")},
+        conversation("reference", "bob dee"),
+        conversation("nothing", "dee"),
+        tones[2] | {"num_speakers": 2},
+        conversation("counted", "ann") | {"num_speakers": 1},
+    ]
+    train[2]["annotation"] = reference(train[2], "bob dee")
+    trained = task(train, supervision="both", splice=1.0)
+    trainer = fit(trained)
+    names = {"loss/likes", "loss/alignment", "loss/references", "loss/speakers"}
+    assert names <= set(trainer.callback_metrics)
+    assert all(torch.isfinite(trainer.callback_metrics[name]) for name in names)
+    uris = [entry["uri"] for entry in trained.prepared_data["train"]]
+    assert uris == ["one", "two", "reference", "three", "counted"]
+    assert trained.prepared_data["speakers"] == ["ann", "bob", "cy"]  # dee is not liked
+    assert trained.model.loss_func.W.shape == (32, 3)
+
+    samples = [sample for batch in trained.train__iter__() for sample in batch]
+    assert any(len(sample["file"]) == 2 for sample in samples)
+    entries = trained.prepared_data["train"]
+    for sample in samples:  # what was known before files were spliced still is
+        for number in sample["file"]:
+            assert (sample["likes"] is None) == (entries[number]["likes"] is None)
+            assert (sample["reference"] is None) == (entries[number]["turns"] is None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "role"},
+        {"loss": "pseudo_labels"},
+        {"lambda_": "auto", "wrong_likes": 0.2},
+    ],
+    ids=str,
+)
+def test_what_a_loss_keeps_is_in_the_checkpoint(tones, task, fit, tmp_path, options):
+    """Training that goes on ends where one run does, and inference knows nothing of it."""
+    whole, resumed = small_weighter(), small_weighter()
+    checkpoints = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    fit(task(**options), whole, callbacks=[checkpoints], enable_checkpointing=True)
+    second = task(**options)
+    fit(second, resumed, ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=False)
+    for name, value in whole.state_dict().items():
+        same = {"equal_nan": True, "msg": name}
+        torch.testing.assert_close(resumed.state_dict()[name], value, **same)
+    kept = {name for name in whole.state_dict() if name.startswith("loss_func.objective.")}
+    assert kept
+    loaded = Model.from_pretrained(tmp_path / "epoch=1.ckpt")
+    assert not any(name.startswith("loss_func") for name in loaded.state_dict())
+
+
+def test_labels_of_files_forbid_splices(task):
+    assert task(loss="role").splice == task(loss="pseudo_labels").splice == 0.0
+    assert task(loss="recording_kl").splice == 0.2
+
+
+@pytest.mark.parametrize("encoder", ["refine", "wavlm"])
+@pytest.mark.parametrize("confidence", ["mean_head", "weighted_head"])
+def test_second_head_learns(task, fit, encoder, confidence):
+    model = small_weighter(encoder, confidence=confidence)
+    second = {n: p.clone() for n, p in model.encoder.named_parameters() if "second" in n}
+    fit(task(), model, max_epochs=1)
+    learned = dict(model.encoder.named_parameters())
+    assert second and all(not torch.equal(p, learned[n]) for n, p in second.items())
+
+
+def test_unknown_supervision(task):
+    with pytest.raises(ValueError, match="supervision is 'tags': choose likes, references, both"):
+        task(supervision="tags")
+
+
+def test_references_fall(tones, task, fit):
+    """Frame-level training on two files gets better at them."""
+    train = [conversation(uri, "ann bob cy", seconds=s) for uri, s in (("one", 3.0), ("two", 2.4))]
+    for file in train:
+        file["annotation"] = reference(file, "ann bob cy")
+    losses = []
+
+    class Losses(Callback):
+        def on_train_epoch_end(self, trainer, model):
+            losses.append(trainer.callback_metrics["loss/references"].item())
+
+    trained = task(train, supervision="references", splice=0.0, learning_rate=1e-2)
+    fit(trained, max_epochs=15, callbacks=[Losses()])
+    assert losses[-1] < 0.8 * losses[0]
+
+
 def refused(task, train, match, model=None) -> None:
     refusing = task(train)
     refusing.model = small_weighter() if model is None else model

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from pyannote_weighter.models.backbones.base import Backbone, window_frames
+from pyannote_weighter.models.backbones.base import Backbone, stream_frames, window_frames
 from pyannote_weighter.models.backbones.campplus import CAMPPlusBackbone
 from pyannote_weighter.models.backbones.torchaudio_bundles import (
     ARCHITECTURES,
@@ -19,6 +19,7 @@ __all__ = [
     "TorchaudioBackbone",
     "WeSpeakerBackbone",
     "get_backbone",
+    "stream_frames",
     "window_frames",
 ]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn as nn
@@ -11,6 +10,8 @@ from torch import Tensor
 
 from pyannote_weighter.models.backbones.pooling import pool_windows
 from pyannote_weighter.weighting import Summary, pool_mean, pool_mean_std, pool_summary
+
+BLOCK = 256  # windows pooled at once: what is small enough for the caches is several times faster
 
 
 class Backbone(nn.Module):
@@ -162,16 +163,27 @@ class Backbone(nn.Module):
         -------
         embeddings : (batch, ceil(frames / step), dimension) torch.Tensor
         """
-        return self.embed_statistics(pool_windows(frames, weights, window, step, self.deviation))
+        num_windows = -(-frames.shape[1] // step)
+        reach = -(-(window - step) // (2 * step))  # steps that a window sees on either side
+        embeddings = []
+        for first in range(0, num_windows, BLOCK):
+            start = max(0, first - reach)
+            seen = slice(start * step, (first + BLOCK + reach) * step)
+            statistics = pool_windows(
+                frames[:, seen], weights[:, seen], window, step, self.deviation
+            )[:, first - start :][:, :BLOCK]
+            embeddings.append(self.embed_statistics(statistics))
+        return torch.cat(embeddings, dim=1)
 
 
-def window_frames(
+def stream_frames(
     backbone: Backbone,
-    waveform: Tensor,
+    read: Callable[[int, int], Tensor],
+    num_samples: int,
     window: float = 30.0,
     batch_size: int = 4,
     progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Compute the frames of a recording of any length, in windows without overlap.
 
     Windows are cut at multiples of `frame_step`, so that frame t is where it would be in one pass.
@@ -181,13 +193,62 @@ def window_frames(
     ----------
     backbone : Backbone
         Used in the mode that it is in; a frozen one is always in evaluation mode.
-    waveform : (1, samples) torch.Tensor
+    read : callable
+        From first and last sample to a (1, samples) tensor, shorter at the end of the recording.
+    num_samples : int
+        Length of the recording.
     window : float, optional
         In seconds. Defaults to 30.
     batch_size : int, optional
         Windows computed at once. Defaults to 4.
     progress : callable, optional
         Called with (windows done, windows in all) after every batch.
+
+    Yields
+    ------
+    frames : (some, frame_dimension) torch.Tensor
+        One after the other, `num_frames(num_samples)` in all; without gradient, on the device of
+        the backbone. Nothing if the recording is too short for one.
+    """
+    total = backbone.num_frames(num_samples)
+    if total < 1:
+        return
+    per_window = max(1, round(window * backbone.sample_rate / backbone.frame_step))
+    starts = list(range(0, total, per_window))  # in frames
+    if len(starts) > 1:
+        starts[-1] = total - per_window
+        num_samples = (per_window - 1) * backbone.frame_step + backbone.receptive_field_size
+    ends = [*starts[1:], total]
+
+    for done in range(0, len(starts), batch_size):
+        batch = starts[done : done + batch_size]
+        first = batch[0] * backbone.frame_step
+        samples = read(first, batch[-1] * backbone.frame_step + num_samples)
+        windows = torch.stack(
+            [samples[:, start * backbone.frame_step - first :][:, :num_samples] for start in batch]
+        )  # (batch, 1, num_samples)
+        with torch.no_grad():
+            computed = backbone(windows.to(backbone.device))
+        for frames, start, end in zip(computed, batch, ends[done:], strict=False):
+            yield frames[: end - start]
+        if progress is not None:
+            progress(done + len(batch), len(starts))
+
+
+def window_frames(
+    backbone: Backbone,
+    waveform: Tensor,
+    window: float = 30.0,
+    batch_size: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Compute the frames of a waveform as `stream_frames` does, all in one tensor.
+
+    Parameters
+    ----------
+    backbone, window, batch_size, progress
+        See `stream_frames`.
+    waveform : (1, samples) torch.Tensor
 
     Returns
     -------
@@ -202,31 +263,17 @@ def window_frames(
     if waveform.ndim != 2 or waveform.shape[0] != 1:
         raise ValueError(f"expected a waveform of shape (1, samples), got {tuple(waveform.shape)}")
 
-    total = backbone.num_frames(waveform.shape[1])
-    if total < 1:
-        return waveform.new_zeros(0, backbone.frame_dimension)
-
-    per_window = max(1, round(window * backbone.sample_rate / backbone.frame_step))
-    if total <= per_window:
-        starts, num_samples = [0], waveform.shape[1]
-    else:
-        starts = [i * per_window for i in range(math.ceil(total / per_window))]
-        starts[-1] = total - per_window
-        num_samples = (per_window - 1) * backbone.frame_step + backbone.receptive_field_size
-    # starts and per_window are in frames
-
+    total = max(0, backbone.num_frames(waveform.shape[1]))
     frames = waveform.new_empty(total, backbone.frame_dimension)
-    for done in range(0, len(starts), batch_size):
-        batch = starts[done : done + batch_size]
-        windows = torch.stack(
-            [waveform[:, start * backbone.frame_step :][:, :num_samples] for start in batch]
-        )
-        # (batch, 1, num_samples)
-        with torch.no_grad():
-            computed = backbone(windows.to(backbone.device)).to(frames)
-        # (batch, per_window, frame_dimension)
-        for start, some in zip(batch, computed, strict=True):
-            frames[start : start + per_window] = some[:per_window]
-        if progress is not None:
-            progress(done + len(batch), len(starts))
+    done = 0
+    for some in stream_frames(
+        backbone,
+        lambda start, stop: waveform[:, start:stop],
+        waveform.shape[1],
+        window,
+        batch_size,
+        progress,
+    ):
+        frames[done : done + len(some)] = some
+        done += len(some)
     return frames

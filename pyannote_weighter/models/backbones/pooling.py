@@ -1,13 +1,72 @@
-"""Statistics of frames over short overlapping windows."""
+"""Statistics of frames over steps of time, and over short overlapping windows."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyannote_weighter.weighting import full_precision
+from pyannote_weighter.weighting import Summary, full_precision
 
 RESOLUTION = 1e-6  # differences of squares in float32 resolve no less, relative to the squares
 NO_WEIGHT = 1e-12
+BLOCK = (
+    2**20
+)  # values worked on at once: what is small enough for the caches is several times faster
+
+
+def sum_steps(
+    frames: Tensor, weights: Tensor, step: int, center: Tensor, deviation: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Weighted sums of frames, and of their squares, over steps of time.
+
+    Parameters
+    ----------
+    frames : (batch, frames, channels) torch.Tensor
+    weights : (batch, frames) torch.Tensor
+    step : int
+        In frames.
+    center : (batch, 1, channels) torch.Tensor
+        Taken away from the frames first, which keeps differences of squares from cancelling.
+    deviation : bool, optional
+        Whether squares are wanted too. Defaults to True.
+
+    Returns
+    -------
+    sums, squares : (batch, ceil(frames / step), channels) torch.Tensor
+        `squares` is None unless `deviation`.
+    """
+    num_frames = frames.shape[1]
+    block = max(1, BLOCK // (step * frames.shape[0] * frames.shape[2])) * step
+    sums, squares = [], []
+    for start in range(0, num_frames, block):
+        part = full_precision(frames[:, start : start + block]) - center
+        weight = weights[:, start : start + block].to(part.dtype)
+        missing = -part.shape[1] % step  # frames that complete the last step
+        part = F.pad(part, (0, 0, 0, missing)).unflatten(1, (-1, step))  # (B, S, step, C)
+        weight = F.pad(weight, (0, missing)).unflatten(1, (-1, step)).unsqueeze(2)
+        # (B, S, 1, step)
+        sums.append((weight @ part).squeeze(2))
+        if deviation:
+            squares.append((weight @ part.square()).squeeze(2))
+    return torch.cat(sums, dim=1), torch.cat(squares, dim=1) if deviation else None
+
+
+def summarize_steps(frames: Tensor, step: int) -> Summary:
+    """Same as `weighting.summarize` of frames without padding, several times faster.
+
+    Parameters
+    ----------
+    frames : (batch, frames, channels) torch.Tensor
+    step : int
+        In frames.
+    """
+    center = full_precision(frames).mean(dim=1, keepdim=True).detach()
+    ones = center.new_ones(1, 1).expand(frames.shape[:2])
+    sums, squares = sum_steps(frames, ones, step, center)
+    size = sums.new_full((sums.shape[1], 1), step)
+    size[-1] -= -frames.shape[1] % step
+    return Summary(center, sums / size, squares / size, size)
 
 
 def pool_windows(
@@ -44,30 +103,37 @@ def pool_windows(
             f"window ({window}) must be step ({step}) plus an even number of frames: "
             "windows lie symmetrically around their step"
         )
-    frames, weights = full_precision(frames), full_precision(weights)
-    num_frames = frames.shape[1]
-    missing = -num_frames % step  # frames that complete the last step
+    weights = full_precision(weights)
+    num_windows = -(-frames.shape[1] // step)
+    unit = math.gcd(step, margin)  # every window is a number of units of so many frames
 
     def total(values: Tensor) -> Tensor:
-        """(batch, frames, channels) to (batch, windows, channels)."""
-        values = F.pad(values.transpose(1, 2), (margin, margin + missing))
-        return F.avg_pool1d(values, window, stride=step).transpose(1, 2) * window
+        """(batch, units, channels) to (batch, windows, channels)."""
+        stride, reach = step // unit, margin // unit
+        missing = num_windows * stride - values.shape[1]
+        values = F.pad(values, (0, 0, reach, reach + missing))
+        end = (num_windows - 1) * stride + 1
+        return sum(values[:, tap : tap + end : stride] for tap in range(window // unit))
 
-    weights = weights.unsqueeze(-1)  # (batch, frames, 1)
-    mass = total(weights)  # (batch, windows, 1)
+    def total_weight(weights: Tensor) -> Tensor:
+        """(batch, frames) to (batch, windows, 1)."""
+        weights = F.pad(weights, (0, -weights.shape[1] % unit)).unflatten(1, (-1, unit))
+        return total(weights.sum(dim=2).unsqueeze(-1))
+
+    mass = total_weight(weights)
     present = (mass > NO_WEIGHT).to(mass.dtype)
     mass = torch.where(mass > NO_WEIGHT, mass, 1.0)
 
     # distances to the mean of the recording keep the difference of squares from cancelling
-    center = frames.mean(dim=1, keepdim=True).detach()
-    frames = frames - center
-    mean = total(weights * frames) / mass  # (batch, windows, channels)
+    center = full_precision(frames).mean(dim=1, keepdim=True).detach()
+    sums, squares = sum_steps(frames, weights, unit, center, deviation)
+    mean = total(sums) / mass  # (batch, windows, channels)
     if not deviation:
         return (mean + center) * present
 
-    power = total(weights * frames.square()) / mass
+    power = total(squares) / mass
     variance = power - mean.square()
-    unbias = (1.0 - total(weights.square()) / mass.square()).clamp(min=RESOLUTION)
+    unbias = (1.0 - total_weight(weights.square()) / mass.square()).clamp(min=RESOLUTION)
     floor = RESOLUTION * power.detach() + 1e-12 * center.square() + torch.finfo(power.dtype).tiny
     resolved = variance > floor
     # a constant under the root where nothing is resolved: its gradient there is zero, not NaN

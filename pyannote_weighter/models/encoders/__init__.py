@@ -19,7 +19,9 @@ __all__ = [
 ENCODERS: dict[str, type[Encoder]] = {"refine": RefineEncoder, "wavlm": WavLMEncoder}
 
 
-def get_encoder(encoder: str | dict, backbone, num_slots: int) -> Encoder:
+def get_encoder(
+    encoder: str | dict, backbone, num_slots: int, second_head: bool = False
+) -> Encoder:
     """Make an encoder by name.
 
     Parameters
@@ -29,6 +31,8 @@ def get_encoder(encoder: str | dict, backbone, num_slots: int) -> Encoder:
     backbone : Backbone
         Backbone whose frames it will read.
     num_slots : int
+    second_head : bool, optional
+        Whether to give a second head as well, for the confidence.
 
     Returns
     -------
@@ -44,6 +48,8 @@ def get_encoder(encoder: str | dict, backbone, num_slots: int) -> Encoder:
     if name not in ENCODERS:
         raise ValueError(f"unknown encoder {name!r}: choose from {', '.join(ENCODERS)}")
     try:
-        return ENCODERS[name](backbone=backbone, num_slots=num_slots, **options)
+        return ENCODERS[name](
+            backbone=backbone, num_slots=num_slots, second_head=second_head, **options
+        )
     except TypeError as error:
         raise ValueError(f"encoder {name!r} with options {options}: {error}") from error

@@ -42,6 +42,8 @@ class Encoded(NamedTuple):
         Embeddings of short windows around each step, where the encoder uses them.
     single : (B, S) tensor or None
         Probability that exactly one speaker talks, 0 on padding, where the encoder uses it.
+    heads : list of (B, S, N) tensors or None
+        Y, values in [0, 1] of a second head after each round, where the encoder was asked for one.
     """
 
     weightings: list[Tensor]
@@ -49,10 +51,13 @@ class Encoded(NamedTuple):
     activity: Tensor | None = None
     windows: Tensor | None = None
     single: Tensor | None = None
+    heads: list[Tensor] | None = None
 
 
 class Encoder(nn.Module):
     """Frames to weightings.
+
+    All take `second_head`, whether to give a second head as well, see `Weighter` (confidence).
 
     Attributes
     ----------

@@ -153,6 +153,8 @@ class SlotRefiner(nn.Module):
         Channels of the temporal smoother.
     window_step : float, optional
         Seconds between windows.
+    second_head : bool, optional
+        Whether to give Y as well: another smoother of the same evidence, and a sigmoid.
 
     References
     ----------
@@ -168,6 +170,7 @@ class SlotRefiner(nn.Module):
         num_rounds: int = 5,
         hidden: int = 16,
         window_step: float = 0.1,
+        second_head: bool = False,
     ):
         super().__init__()
         self.num_slots = num_slots
@@ -187,6 +190,7 @@ class SlotRefiner(nn.Module):
         self.log_kernel = nn.Parameter(taps)
         self.smoother = TemporalSmoother(in_features=7, hidden=hidden)
         self.competition = SlotCompetition(hidden)
+        self.second = TemporalSmoother(in_features=7, hidden=hidden) if second_head else None
 
     def start(self, vectors: Tensor, usable: Tensor) -> Tensor:
         """Choose windows that are far apart as first slots (no gradient).
@@ -249,7 +253,7 @@ class SlotRefiner(nn.Module):
         embed: Callable[[Tensor], Tensor],
         inside: Tensor | None = None,
         start: Tensor | None = None,
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
         """Assign windows to slots.
 
         Parameters
@@ -273,6 +277,8 @@ class SlotRefiner(nn.Module):
             After each round; the last one is the answer.
         embeddings : list of (B, N, D) tensors
             Of these weightings.
+        heads : list of (B, T, N) tensors or None
+            Y after each round, values in [0, 1], if there is a second head.
         """
         vectors = F.normalize(self.project(self.norm(windows)), dim=-1)  # (B, T, D)
         temperature = self.log_temperature.exp()
@@ -285,7 +291,7 @@ class SlotRefiner(nn.Module):
         total = single.sum(dim=1, keepdim=True).clamp_min(EPS)  # (B, 1)
 
         embedding = embed(posterior * speech[..., None])  # (B, N, D)
-        weightings, embeddings = [], []
+        weightings, embeddings, heads = [], [], []
         for r in range(self.num_rounds):
             held = posterior * single[..., None]  # (B, T, N)
             mass = held.sum(dim=1)  # (B, N)
@@ -320,6 +326,8 @@ class SlotRefiner(nn.Module):
             scores = scores + self.smoother(evidence, inside)
             posterior = scores.softmax(dim=-1)
             weightings.append(posterior * speech[..., None])
+            if self.second is not None:
+                heads.append(torch.sigmoid(self.second(evidence, inside)))
             embedding = embed(weightings[-1])
             embeddings.append(embedding)
-        return weightings, embeddings
+        return weightings, embeddings, heads or None

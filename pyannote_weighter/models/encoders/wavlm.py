@@ -41,6 +41,8 @@ class WavLMEncoder(Encoder):
         Of the convolutional position embedding. Default to 128 and 16, as in WavLM.
     dropout, layer_drop : float, optional
         Default to 0.1 and 0.
+    second_head : bool, optional
+        See `Encoder`. A second linear layer and sigmoid. Defaults to False.
 
     Reference
     ---------
@@ -64,6 +66,7 @@ class WavLMEncoder(Encoder):
         position_groups: int = 16,
         dropout: float = 0.1,
         layer_drop: float = 0.0,
+        second_head: bool = False,
     ):
         super().__init__()
         in_channels = backbone.frame_dimension
@@ -94,6 +97,7 @@ class WavLMEncoder(Encoder):
             layer_drop=layer_drop,
         )
         self.classify = nn.Linear(dimension, num_slots)
+        self.second = nn.Linear(dimension, num_slots) if second_head else None
 
     def forward(
         self, frames: Tensor, summary: Summary, pooling: Pooling, count=None, mask=None, start=None
@@ -107,7 +111,8 @@ class WavLMEncoder(Encoder):
         # (batch, steps, num_slots)
         if inside is not None:
             weightings = weightings * inside.unsqueeze(-1)
-        return Encoded([weightings], [pooling.embed(weightings)])
+        heads = None if self.second is None else [torch.sigmoid(self.second(steps))]
+        return Encoded([weightings], [pooling.embed(weightings)], heads=heads)
 
     def _reduce(self, frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(batch, frames, C) to (batch, ceil(frames / 15), C / 12), and which steps are inside."""

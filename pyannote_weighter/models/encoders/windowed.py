@@ -53,6 +53,8 @@ class RefineEncoder(Encoder):
         Step of the windows in seconds.
     dimension, num_rounds, hidden : int, optional
         See `SlotRefiner`.
+    second_head : bool, optional
+        See `Encoder`.
     """
 
     restarts = True
@@ -66,6 +68,7 @@ class RefineEncoder(Encoder):
         dimension: int | None = None,
         num_rounds: int = 5,
         hidden: int = 16,
+        second_head: bool = False,
     ):
         super().__init__()
         frame_rate = backbone.sample_rate / backbone.frame_step
@@ -80,6 +83,7 @@ class RefineEncoder(Encoder):
             num_rounds=num_rounds,
             hidden=hidden,
             window_step=self.step / frame_rate,
+            second_head=second_head,
         )
 
     def to_steps(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -113,7 +117,7 @@ class RefineEncoder(Encoder):
             speech, single, weights = speech * inside, single * inside, weights * mask
 
         windows = pooling.embed_windows(frames, weights, self.window, self.step)  # (B, S, D)
-        weightings, embeddings = self.refiner(
+        weightings, embeddings, heads = self.refiner(
             windows,
             speech,
             single,
@@ -121,4 +125,4 @@ class RefineEncoder(Encoder):
             inside=inside,
             start=None if start is None else self.to_steps(start),
         )
-        return Encoded(weightings, embeddings, activity, windows, single)
+        return Encoded(weightings, embeddings, activity, windows, single, heads)

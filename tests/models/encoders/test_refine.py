@@ -26,7 +26,7 @@ def test_finds_planted_speakers_untrained():
     windows = planted(turns)
     refiner = SlotRefiner(in_dimension=24, num_slots=3, dimension=24)
     ones = torch.ones(windows.shape[:2])
-    weightings, embeddings = refiner(windows, ones, ones, embed=mean_of(windows))
+    weightings, embeddings, _ = refiner(windows, ones, ones, embed=mean_of(windows))
     assert len(weightings) == len(embeddings) == refiner.num_rounds
     slot_of_turn = weightings[-1][0].unflatten(0, (6, 20))[:, 2:-2].argmax(-1)  # (turns, 16)
     assert all(len(set(slots.tolist())) == 1 for slots in slot_of_turn)
@@ -52,7 +52,7 @@ def test_speech_bounds_weightings():
     torch.manual_seed(0)
     windows, speech = torch.randn(2, 30, 24), torch.rand(2, 30)
     refiner = SlotRefiner(24, num_slots=4, dimension=12)
-    weightings, _ = refiner(windows, speech, 0.5 * speech, embed=mean_of(windows))
+    weightings, _, _ = refiner(windows, speech, 0.5 * speech, embed=mean_of(windows))
     for x in weightings:
         torch.testing.assert_close(x.sum(-1), speech)
 
@@ -63,10 +63,10 @@ def test_files_of_a_batch_do_not_meet():
     refiner = SlotRefiner(24, num_slots=4, dimension=12)
     torch.nn.init.normal_(refiner.smoother.outlet.weight)
     torch.nn.init.normal_(refiner.competition.outlet.weight)
-    together, _ = refiner(windows, speech, speech, embed=mean_of(windows))
+    together, _, _ = refiner(windows, speech, speech, embed=mean_of(windows))
     for i in range(3):
         one = slice(i, i + 1)
-        alone, _ = refiner(windows[one], speech[one], speech[one], embed=mean_of(windows[one]))
+        alone, _, _ = refiner(windows[one], speech[one], speech[one], embed=mean_of(windows[one]))
         torch.testing.assert_close(together[-1][one], alone[-1], rtol=1e-4, atol=1e-5)
 
 

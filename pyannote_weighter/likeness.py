@@ -1,0 +1,165 @@
+"""Are two slots one person? What they sound like, and what the segmentation says of them.
+
+A segmentation model tells the speakers of its windows apart, a few seconds at a time. Two slots
+that share a local speaker are probably one person; two that have one each are not. Embeddings know
+nothing of that, and it does not depend on the channel, which embeddings do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from pyannote.core import SlidingWindow
+
+RESOLUTION = 0.1  # seconds; weightings of the default Weighter change no faster
+BATCH = 64  # windows at a time
+
+
+class LocalSpeakers(NamedTuple):
+    """Who speaks in the windows of a segmentation, where each window has speakers of its own.
+
+    Attributes
+    ----------
+    active : (W, F) array of uint8
+        Frames of each window, a bit for each local speaker.
+    windows, frames : SlidingWindow
+        In seconds; the first frame of a window starts `frames.start` after the window.
+    """
+
+    active: np.ndarray
+    windows: SlidingWindow
+    frames: SlidingWindow
+
+    @staticmethod
+    def pack(active: np.ndarray) -> np.ndarray:
+        """(..., L) of 0 and 1 to (...) of bits; of more than 8 local speakers the first ones."""
+        return np.packbits(active[..., :8] > 0, axis=-1, bitorder="little")[..., 0]
+
+
+class Evidence(NamedTuple):
+    """What the segmentation says of pairs of slots, in seconds.
+
+    Attributes
+    ----------
+    same, different : (M, M) arrays
+        Symmetric. How long both were heard in one window as one local speaker, or as two.
+    """
+
+    same: np.ndarray
+    different: np.ndarray
+
+
+def local_evidence(
+    local: LocalSpeakers, weightings: Sequence[np.ndarray], frames: SlidingWindow
+) -> Evidence:
+    """Compare slots with the local speakers of a segmentation.
+
+    In each window of the segmentation, a slot is spread over the local speakers as its weighting
+    is over their solo speech. Two slots agree as much as these two distributions do; this
+    counts for as many seconds as the slot with less speech has in the window. Windows that overlap
+    count for their step only.
+
+    Parameters
+    ----------
+    local : LocalSpeakers
+    weightings : list of (t, N) arrays
+        Of consecutive windows of the Weighter.
+    frames : SlidingWindow
+        Of the weightings, in seconds.
+
+    Returns
+    -------
+    evidence : Evidence
+        M is the number of windows of the Weighter times N.
+    """
+    N = weightings[0].shape[1]
+    M = N * len(weightings)
+    same, different = np.zeros((M, M)), np.zeros((M, M))
+    num_windows, num_frames = local.active.shape
+    stride = max(1, round(RESOLUTION / local.frames.step))
+    read = np.arange(stride // 2, num_frames, stride)
+    inside = local.frames.start + 0.5 * local.frames.duration + read * local.frames.step
+    starts = local.windows.start + local.windows.step * np.arange(num_windows)
+    center = frames.start + 0.5 * frames.duration
+    index = np.rint((starts[:, None] + inside - center) / frames.step).astype(int)  # (W, F')
+    share = min(1.0, local.windows.step / local.windows.duration)
+    seconds = stride * local.frames.step * share
+
+    bounds = np.cumsum([0] + [len(part) for part in weightings])
+    owner = np.searchsorted(bounds, index[:, 0].clip(0), side="right") - 1  # (W,)
+    for first, part in enumerate(weightings):
+        mine = np.flatnonzero(owner == first)
+        if not len(mine):
+            continue
+        # a window of the segmentation may reach into the next window of the Weighter
+        reach = max(0, index[mine].max() + 1 - bounds[first + 1])
+        following = weightings[first + 1][:reach] if first + 1 < len(weightings) else None
+        columns = N if following is None else 2 * N
+        x = np.zeros((len(part) + reach + 1, columns), dtype=np.float32)  # the last one: nobody
+        x[: len(part), :N] = part
+        if following is not None:
+            x[len(part) : len(part) + len(following), N:] = following
+        slots = slice(N * first, N * first + columns)
+        for batch in np.array_split(mine, -(-len(mine) // BATCH)):
+            bits = local.active[np.ix_(batch, read)]  # (w, F')
+            solo = np.unpackbits(bits[..., None], axis=-1)  # (w, F', 8)
+            solo = solo * (solo.sum(axis=-1, keepdims=True) == 1)
+            at = index[batch] - bounds[first]
+            at = np.where((at >= 0) & (at < len(x) - 1), at, len(x) - 1)
+            held = np.einsum("wfl,wfn->wln", solo.astype(np.float32), x[at])  # (w, 8, n)
+            total = held.sum(axis=1)  # (w, n)
+            spread = held / np.maximum(total, 1e-6)[:, None]
+            agreement = np.einsum("wln,wlm->wnm", spread, spread)
+            heard = np.minimum(total[:, :, None], total[:, None]) * seconds  # (w, n, n)
+            same[slots, slots] += (heard * agreement).sum(axis=0)
+            different[slots, slots] += (heard * (1 - agreement)).sum(axis=0)
+    return Evidence(same, different)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Log odds that two groups of slots are one person: a logistic regression.
+
+    The coefficients come from `recipes/linking` (CAM++, segmentation-3.0); other backbones
+    have other cosines.
+
+    Attributes
+    ----------
+    cosine : float
+        Of the cosine between the embeddings.
+    local : float
+        Of (same - different) / (same + different + 0.3 s), see `Evidence`.
+    shorter, longer : float
+        Of ln(seconds + 0.1) of the group with less and with more speech: noise makes short ones
+        look alike less, and two long ones that are alike only somewhat are two people.
+    bias : float
+    """
+
+    cosine: float = 15.0
+    local: float = 4.0
+    shorter: float = -1.8
+    longer: float = -0.6
+    bias: float = -6.6
+
+    @staticmethod
+    def features(cosine, same, different, seconds, other_seconds) -> np.ndarray:
+        """Stack what the coefficients are multiplied with, bias aside: (..., 4)."""
+        return np.stack(
+            [
+                cosine,
+                (same - different) / (same + different + 0.3),
+                np.log(np.minimum(seconds, other_seconds) + 0.1),
+                np.log(np.maximum(seconds, other_seconds) + 0.1),
+            ],
+            axis=-1,
+        )
+
+    def __call__(self, cosine, same, different, seconds, other_seconds) -> np.ndarray:
+        """Probability that two groups are one person; arrays of any shapes that broadcast."""
+        arrays = np.broadcast_arrays(cosine, same, different, seconds, other_seconds)
+        weights = np.array([self.cosine, self.local, self.shorter, self.longer])
+        log_odds = self.features(*arrays) @ weights + self.bias
+        return 1.0 / (1.0 + np.exp(-np.clip(log_odds, -500, 500)))

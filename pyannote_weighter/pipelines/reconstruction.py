@@ -1,0 +1,169 @@
+"""From weightings and counts to the answer, in time and memory that are linear in the length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
+from pyannote.core.utils.generators import string_generator
+
+from pyannote_weighter.assignment import top_speakers
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.pipelines.answer import WeighterOutput, speaker_names
+from pyannote_weighter.pipelines.windows import Windows, embed_speakers
+from pyannote_weighter.segmentation import nearest_frames
+
+BLOCK = 2**15  # frames
+
+
+def active_speakers(
+    weightings: SlidingWindowFeature, count: np.ndarray, frames: SlidingWindow
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give each frame to its most probable speakers, as many as are counted there.
+
+    Parameters
+    ----------
+    weightings : (T, K) SlidingWindowFeature
+    count : (T',) array of int
+        Number of speakers at the same time.
+    frames : SlidingWindow
+        Frames of the count.
+
+    Returns
+    -------
+    active : (K, T') bool array
+        See `top_speakers`.
+    first : (T',) array of int
+        The most probable speaker, -1 where nobody speaks.
+    """
+    x = weightings.data
+    index = nearest_frames(weightings.sliding_window, len(x), frames, len(count))
+    active = np.zeros((x.shape[1], len(count)), dtype=bool)
+    first = np.empty(len(count), dtype=np.int32)
+    for start in range(0, len(count), BLOCK):
+        counted = count[start : start + BLOCK]  # (t,)
+        opinion = x[index[start : start + BLOCK]]  # (t, K)
+        winner = np.where(counted > 0, opinion.argmax(axis=1), -1)
+        first[start : start + BLOCK] = winner
+        (speech,) = np.nonzero(counted)
+        active[winner[speech], start + speech] = True
+        (several,) = np.nonzero(counted > 1)
+        active[:, start + several] = top_speakers(opinion[several], counted[several]).T
+    return active, first
+
+
+def to_annotation(
+    active: np.ndarray, frames: SlidingWindow, min_duration_off: float = 0.0
+) -> Annotation:
+    """Turns of speakers, labelled by number: upstream's, without its loop over all frames.
+
+    Parameters
+    ----------
+    active : (K, T) bool array
+    frames : SlidingWindow
+    min_duration_off : float, optional
+        Pauses of a speaker that are shorter are filled, in seconds.
+
+    Returns
+    -------
+    annotation : Annotation
+        As of `SpeakerDiarizationMixin.to_annotation`.
+    """
+    num_frames = active.shape[1]
+    start = frames.start + np.arange(num_frames) * frames.step
+    middle = 0.5 * (start + (start + frames.duration))  # (T,)
+    annotation = Annotation()
+    for speaker, (row, track) in enumerate(zip(active, string_generator(), strict=False)):
+        (changes,) = np.nonzero(row[1:] != row[:-1])
+        changes = changes + 1
+        if num_frames and row[0]:
+            changes = np.concatenate([[0], changes])
+        if len(changes) % 2:  # to the end
+            changes = np.append(changes, num_frames - 1)
+        for first, last in changes.reshape(-1, 2):
+            turn = Segment(float(middle[first]), float(middle[last]))
+            annotation[turn, track] = speaker
+    return annotation.support(collar=min_duration_off) if min_duration_off > 0 else annotation
+
+
+def nobody(weighter: Weighter, uri: str | None) -> WeighterOutput:
+    """Answer where nobody speaks."""
+    return WeighterOutput(
+        speaker_diarization=Annotation(uri=uri),
+        exclusive_speaker_diarization=Annotation(uri=uri),
+        speaker_embeddings=np.zeros((0, weighter.hparams.dimension)),
+    )
+
+
+def reconstruct(
+    weighter: Weighter,
+    candidates: Iterable[np.ndarray],
+    count: SlidingWindowFeature,
+    windows: Windows,
+    min_speakers: int,
+    max_speakers: float,
+    min_duration_off: float,
+    uri: str | None,
+    hook: Callable,
+) -> WeighterOutput:
+    """Give frames to speakers and name them.
+
+    Parameters
+    ----------
+    weighter : Weighter
+    candidates : iterable of (T, K) arrays
+        Weightings; the first that give time to `min_speakers` are taken, or else those that give
+        it to most.
+    count : (T', 1) SlidingWindowFeature
+        Number of speakers at the same time.
+    windows : Windows
+        Of the whole file.
+    min_speakers, max_speakers : int
+    min_duration_off : float
+        See `to_annotation`.
+    uri : str or None
+    hook : callable
+        See `WeighterDiarization.apply`.
+
+    Returns
+    -------
+    output : WeighterOutput
+    """
+    counted = np.minimum(count.data[:, 0], max_speakers).astype(int)  # (T',)
+    frames = count.sliding_window
+    best = None
+    for weightings in candidates:
+        columns = SlidingWindowFeature(weightings, weighter.frames)
+        active, first = active_speakers(columns, counted, frames)
+        diarization = to_annotation(active, frames, min_duration_off)
+        # speakers who are given no time at all get no name
+        spoken = sorted(diarization.labels())
+        if best is None or len(spoken) > len(best[0]):
+            best = spoken, diarization, weightings, active, first
+        if len(spoken) >= min_speakers:
+            break
+    spoken, diarization, weightings, active, first = best
+    hook("weightings", SlidingWindowFeature(weightings, weighter.frames))
+    hook("discrete_diarization", SlidingWindowFeature(active.T.view(np.uint8), frames))
+    if not spoken:
+        return nobody(weighter, uri)
+    names = dict(zip(spoken, speaker_names(len(spoken)), strict=True))
+    alone = np.stack([first == speaker for speaker in range(len(active))])  # (K, T')
+    exclusive = to_annotation(alone, frames, min_duration_off)
+    diarization.uri = exclusive.uri = uri
+
+    weightings = weightings[:, spoken]
+    with torch.inference_mode():
+        speakers = embed_speakers(weighter, windows, weightings)
+    hook("speaker_embeddings", speakers.embeddings)
+    seconds = weightings.sum(axis=0, dtype=float) * weighter.frames.step
+    return WeighterOutput(
+        speaker_diarization=diarization.rename_labels(mapping=names),
+        exclusive_speaker_diarization=exclusive.rename_labels(mapping=names),
+        speaker_embeddings=speakers.embeddings,
+        confidence=dict(zip(names.values(), speakers.confidence.tolist(), strict=True)),
+        seconds=dict(zip(names.values(), seconds.tolist(), strict=True)),
+        weightings=SlidingWindowFeature(weightings, weighter.frames),
+    )

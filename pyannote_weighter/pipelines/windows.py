@@ -1,0 +1,227 @@
+"""Windows of the Weighter: what is computed in each, and what is kept of it for later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.models.backbones.pooling import RESOLUTION, summarize_steps
+from pyannote_weighter.models.encoders import Encoded, Pooling
+from pyannote_weighter.pipelines.spill import Rows
+from pyannote_weighter.weighting import Summary
+
+
+class Window(NamedTuple):
+    """What is kept of a window: all that it takes to weigh it again, and to pool it.
+
+    Attributes
+    ----------
+    summary : Summary
+        Frames averaged over the steps of the encoder.
+    embeddings : (1, S, D') tensor or None
+        Of short windows around each step, where the encoder uses them.
+    num_frames : int
+    """
+
+    summary: Summary
+    embeddings: Tensor | None
+    num_frames: int
+
+
+class Windows:
+    """Windows of a file, of which few are in memory at a time.
+
+    Parameters
+    ----------
+    half : bool, optional
+        Keep them in half precision.
+    """
+
+    def __init__(self, half: bool = False):
+        self.half = half
+        self.rows: Rows | None = None
+        self.known: list[tuple[slice, Tensor, Tensor, int]] = []  # rows, center, size, num_frames
+
+    def append(self, window: Window) -> None:
+        """Keep a window."""
+        summary = window.summary
+        # the root has half the range of a power, and half precision little of it
+        columns = [summary.mean[0], summary.power[0].sqrt()]
+        if window.embeddings is not None:
+            columns.append(window.embeddings[0])
+        rows = torch.cat(columns, dim=1)  # (S, 2 C + D')
+        if self.rows is None:
+            self.rows = Rows(rows.shape[1], self.half)
+        start = len(self.rows)
+        self.rows.append(rows)
+        self.known.append(
+            (slice(start, len(self.rows)), summary.center, summary.size, window.num_frames)
+        )
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def __getitem__(self, index: int) -> Window:
+        rows, center, size, num_frames = self.known[index]
+        values = self.rows[rows].to(center.device)[None]  # (1, S, 2 C + D')
+        channels = center.shape[-1]
+        mean, root, embeddings = values.split(
+            [channels, channels, values.shape[-1] - 2 * channels], dim=-1
+        )
+        summary = Summary(center, mean, root.square(), size)
+        return Window(summary, embeddings if embeddings.shape[-1] else None, num_frames)
+
+
+class Weighed(NamedTuple):
+    """Weightings of a window.
+
+    Attributes
+    ----------
+    weightings : (T, N) array
+    embeddings : (N, D) array
+    confidence : (N,) array
+    """
+
+    weightings: np.ndarray
+    embeddings: np.ndarray
+    confidence: np.ndarray
+
+
+def weigh_frames(
+    weighter: Weighter, frames: Tensor, count: np.ndarray, start: np.ndarray | None = None
+) -> tuple[Weighed, Window]:
+    """Weigh the frames of a window, as `Weighter.weigh` does.
+
+    Parameters
+    ----------
+    weighter : Weighter
+    frames : (T, C) tensor
+    count : (T,) array
+        Number of speakers in each frame.
+    start : (T, K) array, optional
+        Weightings to improve.
+    """
+    frames = frames[None].to(weighter.device)
+    summary = summarize_steps(frames, weighter.encoder.step)
+    embedded = []
+
+    def embed_windows(*arguments):
+        embedded.append(weighter.backbone.embed_windows(*arguments))
+        return embedded[-1]
+
+    weighed = _weigh(weighter, frames, summary, embed_windows, count, start)
+    return weighed, Window(summary, embedded[-1] if embedded else None, frames.shape[1])
+
+
+def weigh_again(
+    weighter: Weighter, window: Window, count: np.ndarray, start: np.ndarray
+) -> Weighed:
+    """Improve the weightings of a window of which the frames are gone.
+
+    Parameters
+    ----------
+    weighter : Weighter
+        Whose encoder takes what it needs of the frames from the summary and from windows.
+    window : Window
+    count : (T,) array
+    start : (T, K) array
+    """
+    mean = window.summary.mean
+    # nothing reads them; if something did, it would not go unnoticed
+    frames = mean.new_full((1, 1, 1), torch.nan).expand(1, window.num_frames, mean.shape[-1])
+    return _weigh(weighter, frames, window.summary, lambda *_: window.embeddings, count, start)
+
+
+def _weigh(weighter, frames, summary, embed_windows, count, start) -> Weighed:
+    pooling = Pooling(
+        embed=lambda x: weighter.backbone.embed_summary(summary, x), embed_windows=embed_windows
+    )
+    encoded: Encoded = weighter.encoder(
+        frames,
+        summary,
+        pooling,
+        count=torch.from_numpy(count[None]).to(frames.device),
+        start=None if start is None else torch.from_numpy(start[None]).to(frames.device),
+    )
+
+    def at_frames(steps: Tensor) -> Tensor:  # (1, S, N) to (1, T, N)
+        return steps.repeat_interleave(weighter.encoder.step, dim=1)[:, : frames.shape[1]]
+
+    weightings = at_frames(encoded.weightings[-1])
+    head = None if encoded.heads is None else at_frames(encoded.heads[-1])
+    return Weighed(
+        weightings[0].cpu().numpy(),
+        weighter.project(encoded.embeddings[-1])[0].cpu().numpy(),
+        weighter.claim(weightings, head)[0].cpu().numpy(),
+    )
+
+
+class Speakers(NamedTuple):
+    """What the weightings of a whole file pool.
+
+    Attributes
+    ----------
+    embeddings : (K, D) array
+    confidence : (K,) array
+        sum X^2 / sum X, zero for a speaker with no frame.
+    """
+
+    embeddings: np.ndarray
+    confidence: np.ndarray
+
+
+def embed_speakers(
+    weighter: Weighter, windows: Iterable[Window], weightings: np.ndarray
+) -> Speakers:
+    """Embed speakers from sums over all windows: one pass, whatever the length of the file.
+
+    Same as `Weighter.embed` of all frames, for weightings that are constant within steps.
+
+    Parameters
+    ----------
+    weighter : Weighter
+    windows : iterable of Window
+        Together they cover the file.
+    weightings : (T, K) array
+    """
+    step = weighter.encoder.step
+    reference = None  # distances to it keep the difference of squares from cancelling
+    mass = squares = sums = powers = 0.0
+    done = 0
+    for window in windows:
+        center, mean, power, size = window.summary
+        x = torch.from_numpy(weightings[done : done + window.num_frames : step])  # (S, K)
+        done += window.num_frames
+        held = x.to(center.device) * size  # (S, K)
+        reference = center if reference is None else reference
+        shift = (center - reference)[0].double()  # (1, C)
+        total = held.sum(dim=0, dtype=torch.float64)[:, None]  # (K, 1)
+        first = (held.T @ mean[0]).double()  # (K, C)
+        second = (held.T @ power[0]).double()
+        mass = mass + total
+        squares = squares + (held.square() / size).sum(dim=0, dtype=torch.float64)[:, None]
+        sums = sums + first + total * shift
+        powers = powers + second + 2 * shift * first + total * shift.square()
+
+    present = mass > 0
+    mass = torch.where(present, mass, 1.0)
+    mean = sums / mass  # (K, C), to the reference
+    statistics = (mean + reference[0].double()) * present
+    if weighter.backbone.deviation:
+        # as in `weighting.pool_summary`
+        power = powers / mass
+        variance = power - mean.square()
+        unbias = (1.0 - squares / mass.square()).clamp(min=RESOLUTION)
+        resolved = variance > RESOLUTION * power + 1e-12 * reference[0].double().square()
+        std = torch.sqrt(torch.where(resolved, variance, 0.0) / unbias) * present
+        statistics = torch.cat([statistics, std], dim=-1)
+    embeddings = weighter.backbone.embed_statistics(statistics.float()[None])
+    return Speakers(
+        embeddings=weighter.project(embeddings)[0].cpu().numpy(),
+        confidence=(squares / mass)[:, 0].float().cpu().numpy(),
+    )

@@ -1,0 +1,119 @@
+"""What training files know: likes, references, how many speakers they have, or nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pyannote_weighter.tasks.samples import check_likes, reference_entry
+
+SUPERVISION = ("likes", "references", "both")
+
+
+def training_entry(file, supervision: str = "likes") -> dict:
+    """What training needs of a file, in a form that JSON can hold.
+
+    Parameters
+    ----------
+    file : ProtocolFile
+        May have "likes", "annotation" (with "annotated"), and "num_speakers".
+    supervision : {"likes", "references", "both"}
+        What is made use of; the other is left out, as if it were not known.
+
+    Returns
+    -------
+    entry : dict
+        "uri"; "likes", sorted names, or None where they are not known (an empty list: known to
+        have none); "turns", lists of start, end and speaker, or None where there is no reference;
+        "annotated", lists of start and end outside of which the reference says nothing, or None
+        for the whole file; "num_speakers", or None. Times are in seconds.
+
+    Raises
+    ------
+    ValueError
+        If "num_speakers" is no whole number of at least 0.
+    """
+    entry = {"uri": file["uri"], "likes": None, "turns": None, "annotated": None}
+    entry["num_speakers"] = _num_speakers(file)
+    if supervision != "references" and file.get("likes") is not None:
+        entry["likes"] = sorted(set(file["likes"]))
+    if supervision == "likes":
+        return entry
+    annotation, annotated = file.get("annotation"), file.get("annotated")
+    # RTTM cannot tell a file without speech from one that it does not list
+    if annotation and (annotated is None or annotated):
+        entry["turns"] = reference_entry({"uri": file["uri"], "annotation": annotation})["turns"]
+        if file.get("scope") == "file":  # the same name is then another person elsewhere
+            entry["turns"] = [[s, e, f"{who} of {file['uri']}"] for s, e, who in entry["turns"]]
+        if annotated is not None:
+            entry["annotated"] = [[segment.start, segment.end] for segment in annotated]
+    return entry
+
+
+def _num_speakers(file) -> int | None:
+    value = file.get("num_speakers")
+    if value is None or value != value:  # NaN: an empty cell of a table
+        return None
+    try:
+        number = int(value)
+        if number == float(value) and number >= 0:
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(
+        f"{file['uri']}: num_speakers is {value!r}: give a whole number of at least 0, or leave "
+        "the file out where it is not known"
+    )
+
+
+def knows(entry: dict) -> tuple[bool, bool]:
+    """Whether likes are known, and whether there is a reference."""
+    return entry["likes"] is not None, entry["turns"] is not None
+
+
+def training_files(
+    name: str, files: Sequence, supervision: str, counted: bool
+) -> tuple[list, list[dict]]:
+    """Files that teach something, and what they know.
+
+    Parameters
+    ----------
+    name : str
+        Name of the protocol, for messages.
+    files : sequence of ProtocolFile
+    supervision : {"likes", "references", "both"}
+    counted : bool
+        Whether files about which nothing is known teach something, as speakers of their frames
+        are counted.
+
+    Returns
+    -------
+    files : list of ProtocolFile
+    entries : list of dict
+        See `training_entry`.
+
+    Raises
+    ------
+    ValueError
+        If no file has what `supervision` asks for, a file is listed twice, or the likes can teach
+        nothing (`check_likes`).
+    """
+    kept, entries = [], []
+    for file in files:
+        entry = training_entry(file, supervision)
+        if counted or any(knows(entry)) or entry["num_speakers"] is not None:
+            kept.append(file)
+            entries.append(entry)
+    with_likes = [f for f, entry in zip(kept, entries, strict=True) if entry["likes"] is not None]
+    with_reference = [entry for entry in entries if entry["turns"] is not None]
+    if supervision == "likes" or (supervision == "both" and with_likes):
+        check_likes(name, with_likes)
+    elif not with_reference:
+        raise ValueError(
+            f"no training file of {name} has a reference: name its RTTM file in the protocol "
+            "under `annotation:`, or choose supervision: likes"
+        )
+    for uri, times in Counter(entry["uri"] for entry in entries).items():
+        if times > 1:
+            raise ValueError(f"{name} lists {uri!r} more than once in its training files")
+    return kept, entries

@@ -1,0 +1,93 @@
+"""Windows against the Weighter itself, on all frames at once."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyannote_weighter.pipelines.windows import (
+    Windows,
+    embed_speakers,
+    weigh_again,
+    weigh_frames,
+)
+from pyannote_weighter.weighting import confidence
+from tests.models.test_weighter import small_weighter
+
+CAMPPLUS = {"name": "campplus", "pretrained": False}
+
+
+@pytest.fixture(scope="module", params=["mean", "mean and deviation", "wavlm", "second head"])
+def weighter(request):
+    with torch.random.fork_rng():
+        return {
+            "mean": lambda: small_weighter(),
+            "mean and deviation": lambda: small_weighter(backbone=CAMPPLUS),
+            "wavlm": lambda: small_weighter("wavlm"),
+            "second head": lambda: small_weighter(confidence="weighted_head"),
+        }[request.param]()
+
+
+def frames_and_count(weighter, num_frames: int, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randn(num_frames, weighter.backbone.frame_dimension, generator=generator) + 2
+    return frames, np.random.default_rng(seed).integers(0, 3, num_frames).astype(np.uint8)
+
+
+@torch.inference_mode()
+def test_window_is_weighed_as_by_the_weighter(weighter):
+    frames, count = frames_and_count(weighter, 203)
+    weighed, window = weigh_frames(weighter, frames, count)
+    expected = weighter.weigh(frames[None], count=torch.from_numpy(count)[None])
+    for name in ("weightings", "embeddings", "confidence"):
+        np.testing.assert_allclose(
+            getattr(weighed, name), getattr(expected, name)[0].numpy(), atol=2e-4, rtol=1e-3
+        )
+    assert window.num_frames == 203
+    assert (window.embeddings is None) == (expected.encoded.windows is None)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@torch.inference_mode()
+def test_window_is_weighed_again_without_its_frames(weighter, half):
+    if not weighter.encoder.restarts:
+        pytest.skip("this encoder weighs once")
+    windows, parts = Windows(half), []
+    for seed, num_frames in enumerate((100, 64, 31)):
+        parts.append(frames_and_count(weighter, num_frames, seed))
+        windows.append(weigh_frames(weighter, *parts[-1])[1])
+    assert len(windows) == 3
+    for index in (1, 2, 0):  # in any order
+        frames, count = parts[index]
+        start = np.random.default_rng(9).dirichlet(np.ones(3), len(count)).astype(np.float32)
+        again = weigh_again(weighter, windows[index], count, start)
+        expected = weighter.weigh(
+            frames[None], torch.from_numpy(count)[None], start=torch.from_numpy(start)[None]
+        )
+        atol = 2e-2 if half else 2e-4
+        assert again.weightings.shape == (len(count), 3)
+        np.testing.assert_allclose(again.weightings, expected.weightings[0].numpy(), atol=atol)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@torch.inference_mode()
+def test_speakers_are_embedded_from_sums(weighter, half):
+    """Windows whose frames lie far from each other: sums must not cancel."""
+    step, rng = weighter.encoder.step, np.random.default_rng(0)
+    windows, all_frames, x = Windows(half), [], []
+    for seed, num_frames in enumerate((100, 62, 31)):
+        frames, count = frames_and_count(weighter, num_frames, seed)
+        frames = frames + 5 * seed
+        windows.append(weigh_frames(weighter, frames, count)[1])
+        all_frames.append(frames)
+        steps = rng.uniform(0, 1, (-(-num_frames // step), 4)).astype(np.float32)
+        steps[:, 3] *= seed == 1  # in one window only
+        steps[:, 2] = 0  # nowhere
+        x.append(steps.repeat(step, axis=0)[:num_frames])
+    frames, x = torch.cat(all_frames), np.concatenate(x)
+    found = embed_speakers(weighter, (windows[i] for i in range(3)), x)
+    expected = weighter.embed(frames[None], torch.from_numpy(x)[None])[0].numpy()
+    np.testing.assert_allclose(found.embeddings, expected, atol=2e-2 if half else 1e-3, rtol=1e-2)
+    np.testing.assert_allclose(
+        found.confidence, confidence(torch.from_numpy(x)).numpy(), rtol=1e-5
+    )
+    assert np.isfinite(found.embeddings).all()

@@ -1,0 +1,37 @@
+"""The command line, with a record of what each process does, for tests of several processes."""
+
+import os
+import sys
+from pathlib import Path
+
+from pyannote_weighter.cli import main
+from pyannote_weighter.tasks import SpeakerLikes, extraction
+
+
+def record(kind: str, what: str) -> None:
+    """Append a line to the file of this kind of event and this process."""
+    path = Path(os.environ["RECORD"]) / f"{kind}-{os.environ.get('LOCAL_RANK', '0')}.txt"
+    with path.open("a") as stream:
+        stream.write(f"{what}\n")
+
+
+def recording(kind: str, describe, function):
+    """Note the function's arguments before it is called."""
+
+    def call(*args):
+        record(kind, describe(*args))
+        return function(*args)
+
+    return call
+
+
+if __name__ == "__main__":
+    extraction._frames_and_count = recording(
+        "extracted", lambda file, *_: file["uri"], extraction._frames_and_count
+    )
+    SpeakerLikes._random_crop = recording(
+        "trained",
+        lambda task, entry, _: f"{task.model.current_epoch} {entry['uri']}",
+        SpeakerLikes._random_crop,
+    )
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Every loss of likes by name: it learns, and keeps what it must from epoch to epoch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyannote_weighter.losses import LOSSES, RECORDING, any_slot, like_matrix
+from pyannote_weighter.tasks.objective import FIRST_LAMBDA, LikesObjective
+
+FILES, SLOTS, SPEAKERS, DIMENSION = 24, 5, 6, 12
+CHOICES = [
+    *({"name": name, "prior": 0.1} if name == "nnpu" else name for name in LOSSES),
+    "softmax",
+    *RECORDING,
+]
+
+
+class Toy(torch.nn.Module):
+    """Slots with two voices and three of noise; confidence and classifier are to be learned."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        voices = F.normalize(torch.randn(SPEAKERS, DIMENSION, generator=generator), dim=-1)
+        there = torch.rand(FILES, SPEAKERS, generator=generator).argsort(dim=1)[:, :2]
+        noise = 0.05 * torch.randn(FILES, SLOTS, DIMENSION, generator=generator)
+        self.slots = noise + F.pad(voices[there], (0, 0, 0, SLOTS - 2))
+        self.slots = F.pad(self.slots, (0, 1), value=1.0)
+        self.likes = list(there)
+        weight = 0.3 * torch.randn(SPEAKERS + 1, DIMENSION + 1, generator=generator)
+        self.weight = torch.nn.Parameter(weight)
+
+    def forward(self):
+        """Confidence (file, slot) and log posteriors (file, slot, speaker)."""
+        values = self.slots @ self.weight.T
+        return torch.sigmoid(values[..., 0]), (4 * values[..., 1:]).log_softmax(dim=-1)
+
+    def margin(self) -> float:
+        """Mean claim of who is liked above that of who is not."""
+        with torch.no_grad():
+            claims, y = any_slot(*self()), like_matrix(self.likes, SPEAKERS).bool()
+            return (claims[y].mean() - claims[~y].mean()).item()
+
+
+def learn(toy: Toy, objective: LikesObjective, epochs: int = 12) -> list[float]:
+    """Loss of each epoch, which is one step."""
+    objective.prepare(toy.likes, SPEAKERS, epochs)
+    parameters = [*toy.parameters(), *objective.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.1)
+    files = [[number] for number in range(FILES)]
+    losses = []
+    for epoch in range(epochs):
+        objective.set_epoch(epoch)
+        confidence, log_p = toy()
+        values, logs = objective([confidence * 0.9, confidence], [log_p] * 2, toy.likes, files)
+        assert values.shape == (2,) and torch.isfinite(values).all()
+        assert all(isinstance(value, float) for value in logs.values())
+        optimizer.zero_grad()
+        values.sum().backward()
+        assert all(torch.isfinite(p.grad).all() for p in parameters)
+        assert (toy.weight.grad != 0).any()
+        optimizer.step()
+        losses.append(values[-1].item())
+    return losses
+
+
+@pytest.mark.parametrize("loss", CHOICES, ids=str)
+def test_every_loss_learns(loss):
+    toy = Toy()
+    before = toy.margin()
+    losses = learn(toy, LikesObjective(loss, lambda_=0.5))
+    assert toy.margin() > before + 0.2
+    if loss not in ("splc", "pseudo_labels"):  # which change on the way
+        assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("loss", ["wbce", "softmax", "bce"])
+def test_soft_assignment_learns(loss):
+    toy = Toy()
+    before = toy.margin()
+    learn(toy, LikesObjective(loss, assignment="sinkhorn"))
+    assert toy.margin() > before + 0.2
+
+
+def test_options_reach_the_loss():
+    toy = Toy()
+    values = {}
+    for gamma in (0.0, 2.0):
+        objective = LikesObjective({"name": "focal", "gamma": gamma})
+        confidence, log_p = toy()
+        values[gamma] = objective([confidence], [log_p], toy.likes, [[0]] * FILES)[0].item()
+    assert values[0.0] > values[2.0] > 0
+    bce = LikesObjective("bce")([confidence], [log_p], toy.likes, [[0]] * FILES)[0].item()
+    assert values[0.0] == pytest.approx(bce)
+
+
+def test_corrections_wait_for_the_second_epoch():
+    objective = LikesObjective("splc")
+    assert objective.criterion.elementwise.epoch == 0
+    objective.set_epoch(3)
+    assert objective.criterion.elementwise.epoch == 3
+
+
+def test_pseudo_labels_come_after_the_warm_up_and_are_kept():
+    toy, objective = Toy(), LikesObjective({"name": "pseudo_labels", "warm_up": 3, "share": 0.9})
+    with pytest.raises(ValueError, match="warm_up is 3: choose fewer than the 3 epochs"):
+        objective.prepare(toy.likes, SPEAKERS, 3)
+    learn(toy, objective, epochs=4)
+    assert objective.criterion.claims.isfinite().all()
+    labels = objective.criterion.labels.labels
+    assert labels.isfinite().any()  # of the fourth epoch
+    labels.fill_(torch.nan)
+    objective.criterion.epoch.zero_()
+    objective.set_epoch(2)
+    assert not labels.isfinite().any()  # still in the warm-up
+    objective = LikesObjective({"name": "pseudo_labels", "warm_up": 1, "share": 0.9})
+    learn(toy, objective, epochs=4)
+    labels = objective.criterion.labels.labels
+    labelled = labels.isfinite()
+    assert labelled.sum() > 0.5 * FILES * 4 and not labelled[like_matrix(toy.likes, 6) == 1].any()
+    again = LikesObjective({"name": "pseudo_labels", "warm_up": 1})
+    again.prepare(toy.likes, SPEAKERS, 4)
+    again.load_state_dict(objective.state_dict())
+    assert torch.equal(again.criterion.labels.labels.isfinite(), labelled)
+
+
+def test_files_without_known_likes_are_left_out():
+    toy = Toy()
+    likes = [x if i < 12 else None for i, x in enumerate(toy.likes)]
+    files = [[i] for i in range(FILES)]
+    for loss in CHOICES:
+        objective = LikesObjective(loss)
+        objective.prepare(likes, SPEAKERS, 4)
+        confidence, log_p = toy()
+        (value,), _ = objective([confidence], [log_p], likes, files)
+        (known,), _ = objective([confidence[:12]], [log_p[:12]], likes[:12], files[:12])
+        assert value.item() == pytest.approx(known.item(), rel=1e-5), loss
+        (nothing,), _ = objective([confidence], [log_p], [None] * FILES, files)
+        nothing.backward()
+        assert nothing.item() == 0.0
+
+
+def test_price_from_data():
+    """With complete tags the price becomes 1, with half of them about a half."""
+    for kept, low, high in ((2, 0.85, 1.0), (1, 0.3, 0.7)):
+        toy = Toy()
+        toy.likes = [x[:kept] for x in toy.likes]
+        objective = LikesObjective(lambda_="auto")
+        assert objective.criterion.lambda_ == FIRST_LAMBDA
+        learn(toy, objective, epochs=40)
+        assert low <= objective.criterion.lambda_ <= high
+        again = LikesObjective(lambda_="auto")
+        again.load_state_dict(objective.state_dict())
+        again.set_epoch(39)
+        assert again.criterion.lambda_ == objective.criterion.lambda_
+
+
+def test_wrong_likes_are_not_believed():
+    toy = Toy()
+    right = [x.clone() for x in toy.likes]
+    for i in range(0, FILES, 5):
+        absent = next(k for k in range(SPEAKERS) if k not in right[i])
+        toy.likes[i] = torch.tensor([int(right[i][0]), absent])
+    objective = LikesObjective(wrong_likes=5 / (2 * FILES))
+    learn(toy, objective, epochs=10)
+    believed = objective.believed(toy.likes, [[i] for i in range(FILES)])
+    left_out = [i for i in range(FILES) if len(believed[i]) < 2]
+    assert len(set(left_out) & set(range(0, FILES, 5))) >= 3
+    assert "trust.cost" in objective.state_dict()
+    assert not LikesObjective().state_dict()  # by default checkpoints are as they were
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"loss": "cosine"}, "unknown loss 'cosine': choose one of wbce, bce"),
+        ({"loss": {"name": "focal", "beta": 1}}, "unknown option 'beta'"),
+        ({"loss": {"name": "role", "share": 1}}, "no option share: it has expected, weight"),
+        ({"loss": {"name": "softmax", "gamma": 1}}, "'softmax' has no option gamma"),
+        ({"loss": "nnpu"}, "'nnpu': NNPU needs 'prior'"),
+        ({"loss": "role", "assignment": "sinkhorn"}, "leave assignment out"),
+        ({"assignment": "greedy"}, "unknown assignment 'greedy'"),
+        ({"lambda_": "automatic"}, "choose a price of at least 0, or auto"),
+        ({"lambda_": -1.0}, "at least 0"),
+        ({"wrong_likes": 0.6}, "under 0.5"),
+    ],
+)
+def test_refused_before_any_work(options, message):
+    with pytest.raises(ValueError, match=message):
+        LikesObjective(**options)

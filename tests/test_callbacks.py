@@ -1,0 +1,81 @@
+"""Pictures while training; checkpoints are tested where they are used, with `train`."""
+
+from importlib.util import find_spec
+
+import pytest
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from pyannote_weighter import callbacks
+from pyannote_weighter.callbacks import Pictures
+from pyannote_weighter.tasks import SpeakerLikes
+from tests.models.test_weighter import small_weighter
+from tests.tasks.conftest import InMemory, conversation, liked, reference
+
+
+@pytest.fixture
+def task(tmp_path):
+    """Development files with likes, with nothing, with a reference."""
+    training = [liked("one", "ann bob", seconds=1.0), liked("two", "ann cy", seconds=1.0)]
+    referenced = conversation("d/3", "ann bob")
+    referenced["annotation"] = reference(referenced, "ann bob")
+    development = [
+        liked("d 1", "ann cy", likes="ann zoe"),  # nobody knows zoe
+        conversation("d2", "ann"),
+        referenced,
+    ]
+    return SpeakerLikes(
+        InMemory(training, development), tmp_path / "frames", segmentation=None, batch_size=4
+    )
+
+
+def fit(task, model=None, **options) -> None:
+    model = small_weighter() if model is None else model
+    model.task = task
+    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+    options = dict.fromkeys(quiet, False) | {"accelerator": "cpu"} | options
+    Trainer(**options).fit(model)
+
+
+def test_every_few_epochs(task, tmp_path, monkeypatch):
+    drawn, plot = [], callbacks.plot_weightings
+
+    def record(path, slots, reference=None, names=None, title=None):
+        drawn.append((title, reference and reference.labels(), sorted((names or {}).values())))
+        plot(path, slots, reference=reference, names=names, title=title)
+
+    monkeypatch.setattr(callbacks, "plot_weightings", record)
+    fit(task, callbacks=[Pictures(tmp_path / "pictures", every=2)], max_epochs=3)
+    paths = sorted(p.relative_to(tmp_path / "pictures") for p in tmp_path.rglob("*.png"))
+    assert [str(path) for path in paths] == ["1-d-3/epoch-0002.png", "2-d-1/epoch-0002.png"]
+    assert drawn == [
+        ("d/3, epoch 2", ["ann", "bob"], []),
+        ("d 1, epoch 2, liked: ann, zoe", None, ["ann"]),
+    ]
+
+
+def test_training_does_not_notice(task, tmp_path):
+    trained = []
+    for name in ("with", "without"):
+        model = small_weighter()
+        watching = [Pictures(tmp_path / "pictures", every=1)] if name == "with" else []
+        fit(task, model, callbacks=watching, max_epochs=2)
+        trained.append(model.state_dict())
+    assert all((value == trained[1][name]).all() for name, value in trained[0].items())
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="the extra `tensorboard` is missing")
+def test_in_tensorboard(task, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, name="tensorboard")
+    fit(
+        task,
+        callbacks=[Pictures(tmp_path / "pictures", every=1, num_files=1)],
+        logger=logger,
+        max_epochs=2,
+        log_every_n_steps=1,
+    )
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert [image.step for image in events.Images("1-d-3")] == [1, 2]
+    assert {"loss/train", "DiarizationErrorRate"} <= set(events.Tags()["scalars"])

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from pyannote.core import SlidingWindow
+
+from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_evidence
+
+FRAMES = SlidingWindow(duration=0.025, step=0.02)
+LOCAL = SlidingWindow(duration=0.062, step=0.017)
+
+
+def plain_evidence(active, windows, weightings, N):
+    """Count pair by pair, window by window, frame by frame; `active` is (W, F, L)."""
+    bounds = np.cumsum([0] + [len(part) for part in weightings])
+    M = N * len(weightings)
+    same, different = np.zeros((M, M)), np.zeros((M, M))
+    share = min(1.0, windows.step / windows.duration)
+    for w, window in enumerate(active):
+        held = np.zeros((window.shape[1], M))
+        for f in range(3, len(window), 6):  # every 6 x 17 ms
+            (speakers,) = np.nonzero(window[f])
+            time = windows.start + w * windows.step + 0.5 * 0.062 + f * 0.017
+            t = round((time - 0.0125) / 0.02)
+            if len(speakers) == 1 and 0 <= t < bounds[-1]:
+                part = np.searchsorted(bounds, t, side="right") - 1
+                held[speakers[0], N * part : N * part + N] += weightings[part][t - bounds[part]]
+        total = held.sum(axis=0)
+        for n in range(M):
+            for m in range(M):
+                if total[n] > 0 and total[m] > 0:
+                    agreement = held[:, n] / total[n] @ (held[:, m] / total[m])
+                    seconds = min(total[n], total[m]) * 6 * 0.017 * share
+                    same[n, m] += agreement * seconds
+                    different[n, m] += (1 - agreement) * seconds
+    return same, different
+
+
+@pytest.mark.parametrize("lengths", [[400], [150, 250], [199, 201]])
+def test_evidence_is_that_of_a_plain_count(lengths):
+    rng = np.random.default_rng(0)
+    windows = SlidingWindow(duration=2.0, step=0.5)
+    active = rng.random((15, 115, 3)) < 0.4
+    weightings = [rng.random((length, 2)).astype(np.float32) ** 4 for length in lengths]
+    local = LocalSpeakers(LocalSpeakers.pack(active), windows, LOCAL)
+    evidence = local_evidence(local, weightings, FRAMES)
+    same, different = plain_evidence(active, windows, weightings, 2)
+    np.testing.assert_allclose(evidence.same, same, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(evidence.different, different, rtol=1e-4, atol=1e-6)
+
+
+def test_two_slots_on_one_local_speaker_and_one_on_another():
+    windows = SlidingWindow(duration=10.0, step=10.0)
+    active = np.zeros((1, 588, 3))
+    active[0, :300, 0] = active[0, 300:, 2] = 1
+    x = np.zeros((500, 3), dtype=np.float32)
+    x[:120, 0] = x[120:250, 1] = x[260:, 2] = 1
+    local = LocalSpeakers(LocalSpeakers.pack(active), windows, LOCAL)
+    same, different = local_evidence(local, [x], FRAMES)
+    assert same[0, 1] == pytest.approx(2.4, abs=0.2) and different[0, 1] == 0
+    assert different[0, 2] == pytest.approx(2.4, abs=0.2) and same[0, 2] == 0
+    np.testing.assert_array_equal(same, same.T)
+
+
+@pytest.mark.parametrize("active", [np.zeros((2, 588, 3)), np.ones((2, 588, 3))])
+def test_silence_and_overlap_say_nothing(active):
+    windows = SlidingWindow(duration=10.0, step=5.0)
+    local = LocalSpeakers(LocalSpeakers.pack(active), windows, LOCAL)
+    x = np.ones((750, 4), dtype=np.float32)
+    for values in local_evidence(local, [x], FRAMES):
+        assert values.shape == (4, 4) and not values.any()
+
+
+def test_windows_beyond_the_recording_and_none_at_all():
+    windows = SlidingWindow(duration=10.0, step=5.0)
+    active = np.ones((4, 588, 1))
+    x = np.ones((30, 2), dtype=np.float32)  # 0.6 s
+    local = LocalSpeakers(LocalSpeakers.pack(active), windows, LOCAL)
+    same, _ = local_evidence(local, [x], FRAMES)
+    assert same[0, 1] == pytest.approx(0.5 * 0.6, abs=0.06)
+    none = LocalSpeakers(np.zeros((0, 588), np.uint8), windows, LOCAL)
+    assert not local_evidence(none, [x], FRAMES).same.any()
+
+
+def test_pack_keeps_eight_speakers():
+    active = np.random.default_rng(0).random((2, 5, 10)) < 0.5
+    bits = LocalSpeakers.pack(active)
+    assert bits.dtype == np.uint8 and bits.shape == (2, 5)
+    unpacked = np.unpackbits(bits[..., None], axis=-1, bitorder="little")
+    np.testing.assert_array_equal(unpacked, active[..., :8])
+
+
+def test_likeness_follows_every_kind_of_evidence():
+    likeness = Likeness()
+    usual = {"cosine": 0.5, "same": 0.0, "different": 0.0, "seconds": 5.0, "other_seconds": 9.0}
+
+    def log_odds(**changes):
+        p = likeness(**{**usual, **changes})
+        return np.log(p / (1 - p))
+
+    assert log_odds(cosine=0.6) == pytest.approx(log_odds() + 0.1 * likeness.cosine)
+    assert log_odds(same=2.7) == pytest.approx(log_odds() + 0.9 * likeness.local)
+    assert log_odds(different=2.7) == pytest.approx(log_odds() - 0.9 * likeness.local)
+    assert log_odds(seconds=9.0, other_seconds=5.0) == pytest.approx(log_odds())
+    assert log_odds(seconds=1.0) > log_odds()  # short ones are alike less: it takes less
+    assert likeness(np.array([[0.1, 0.9]]), 0, 0, 3.0, np.array([[1.0, 2.0]])).shape == (1, 2)
