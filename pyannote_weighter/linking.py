@@ -8,7 +8,7 @@ import numpy as np
 
 from pyannote_weighter.likeness import Evidence, Likeness
 
-PARAMETERS = {"threshold": 0.3, "merge": 0.45, "min_duration": 2.0}
+PARAMETERS = {"threshold": 0.3, "merge": 0.4, "min_duration": 2.0}
 """Parameters of `Slots.assign`, near those that recipes/default chose."""
 
 

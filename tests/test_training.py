@@ -116,7 +116,7 @@ def trainer_options(max_epochs: int, **options) -> dict:
 @pytest.fixture
 def untuned(monkeypatch):
     """Without the search for parameters, which needs the segmentation."""
-    monkeypatch.setattr("pyannote_weighter.training.tune", lambda model, task: {})
+    monkeypatch.setattr("pyannote_weighter.training.tune", lambda *arguments: {})
 
 
 @pytest.fixture
@@ -451,7 +451,7 @@ def finished(corpus, tmp_path_factory) -> Path:
     into = tmp_path_factory.mktemp("finished") / "run"
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        patch.setattr("pyannote_weighter.training.tune", lambda model, task: {})
+        patch.setattr("pyannote_weighter.training.tune", lambda *arguments: {})
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setenv("PL_SEED_WORKERS", "0")
         train(write_config(corpus, "finished.yaml", trainer=trainer_options(3)), into)

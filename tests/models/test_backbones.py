@@ -5,11 +5,18 @@ import torch
 from pyannote.audio import Model
 
 from pyannote_weighter.audio import load_waveform
-from pyannote_weighter.models.backbones import BACKBONES, get_backbone, window_frames
-from pyannote_weighter.models.backbones.pooling import pool_windows
+from pyannote_weighter.models.backbones import (
+    BACKBONES,
+    base,
+    get_backbone,
+    pooling,
+    stream_frames,
+    window_frames,
+)
+from pyannote_weighter.models.backbones.pooling import pool_windows, summarize_steps
 from pyannote_weighter.models.backbones.torchaudio_bundles import BUNDLES, TorchaudioBackbone
 from pyannote_weighter.models.checkpoint import save_checkpoint
-from pyannote_weighter.weighting import pool_mean, pool_mean_std
+from pyannote_weighter.weighting import pool_mean, pool_mean_std, summarize
 
 SMALL = {
     "encoder_embed_dim": 48,
@@ -114,6 +121,41 @@ def test_windows_of_frames_equal_masks(backbone, waveform):
     found = backbone.embed_windows(frames, weights, window, step)
     assert found.shape == (1, num_windows, backbone.dimension)
     torch.testing.assert_close(found, backbone.embed(frames, masks), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("window, step", [(25, 5), (9, 5), (6, 2), (5, 5)])
+def test_blocks_of_windows_change_nothing(backbone, window, step, monkeypatch):
+    torch.manual_seed(0)
+    frames = torch.randn(2, 53, backbone.frame_dimension) + 1
+    weights = torch.rand(2, 53)
+    expected = backbone.embed_windows(frames, weights, window, step)
+    monkeypatch.setattr(base, "BLOCK", 3)
+    monkeypatch.setattr(pooling, "BLOCK", 2 * step * frames.shape[2] * 2)
+    found = backbone.embed_windows(frames, weights, window, step)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_frames", [40, 41, 3])
+def test_steps_are_summarized_as_by_weighting(num_frames, monkeypatch):
+    monkeypatch.setattr(pooling, "BLOCK", 200)  # 40 frames of 5 channels
+    frames = torch.randn(2, num_frames, 5) + 3
+    found, expected = summarize_steps(frames, 4), summarize(frames, 4)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_frames_are_streamed_in_order(backbone):
+    """Only what a batch needs is read, and together it is what `window_frames` gives."""
+    waveform, read = torch.randn(1, 40000), []
+
+    def samples(start, stop):
+        read.append((start, min(stop, 40000)))
+        return waveform[:, start:stop]
+
+    parts = list(stream_frames(backbone, samples, 40000, window=0.5, batch_size=2))
+    assert torch.equal(torch.cat(parts), window_frames(backbone, waveform, 0.5, batch_size=2))
+    assert len(read) == 3 and max(stop - start for start, stop in read) < 18000
+    assert list(stream_frames(backbone, samples, 50)) == []
 
 
 @pytest.mark.parametrize("deviation", [True, False])
