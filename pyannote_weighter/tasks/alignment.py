@@ -59,7 +59,7 @@ def align_likes(
 
 
 @torch.no_grad()
-def owners(shared: Tensor) -> Tensor:
+def owners(shared: Tensor) -> tuple[Tensor, Tensor]:
     """Give slots to speakers: one to one, and what is left where it shares most.
 
     Parameters
@@ -71,11 +71,15 @@ def owners(shared: Tensor) -> Tensor:
     -------
     groups : (N, K) tensor
         One-hot rows. Every speaker has a slot while there are enough slots.
+    spare : (N,) tensor
+        1 for slots that were left, 0 for those that were given one to one.
     """
     owner = shared.argmax(dim=1)  # (N,)
     slots, speakers = assign(-shared)
     owner[slots] = speakers
-    return F.one_hot(owner, shared.shape[1]).to(shared.dtype)
+    spare = torch.ones_like(shared[:, 0])
+    spare[slots] = 0.0
+    return F.one_hot(owner, shared.shape[1]).to(shared.dtype), spare
 
 
 def alignment_loss(
@@ -119,7 +123,7 @@ def alignment_loss(
         total = posteriors.sum()
         if total < 1e-3:
             continue
-        groups = owners(rounds[-1][index].detach().T @ posteriors)  # (N, L)
+        groups, _ = owners(rounds[-1][index].detach().T @ posteriors)  # (N, L)
         logs = torch.stack([(w[index] @ groups + 1e-4).log() for w in rounds])  # (rounds, S, L)
         losses = losses - (posteriors * logs).sum(dim=(1, 2)) / total
         num_files += 1

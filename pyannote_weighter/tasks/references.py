@@ -49,14 +49,16 @@ def reference_loss(
     With y the share of a step in which a speaker talks and x the sum of the weightings of the
     slots that belong to the speaker, the mean over steps of
 
-        sum_speakers  y ln(y / x) - y + x
+        sum_speakers (y ln(y / x) - y + x) + sum_spare X
 
-    the generalised Kullback-Leibler divergence. Where one speaker talks and weightings sum to one
-    over slots, this is cross-entropy; it holds for overlap, for silence, and for weightings that
-    do not sum to one as well. Slots are given to speakers as in `alignment`: one to one by the
-    Hungarian algorithm on the time that they share in the last round, and each slot that is left
-    to the speaker with whom it shares most (a speaker may hold several slots, which `linking`
-    joins later).
+    the generalised Kullback-Leibler divergence, and what spare slots hold. Where one speaker talks
+    and weightings sum to one over slots, the first is cross-entropy; it holds for overlap, for
+    silence, and for weightings that do not sum to one as well. Slots are given to speakers as in
+    `alignment`: one to one by the Hungarian algorithm on the time that they share in the last
+    round, and each spare slot that is left to the speaker with whom it shares most. A speaker may
+    hold several slots, then, but pays for it: without that price weightings spread over all slots
+    until none is confident. Unlike in a one-to-one loss the price is bounded, so that little is
+    lost where the assignment is wrong.
 
     Parameters
     ----------
@@ -84,10 +86,10 @@ def reference_loss(
         divergence = x.sum(dim=-1) - y.sum(dim=-1)  # (rounds, S)
         if y.shape[1]:
             shared = x[-1].detach().T @ (y * known[:, None])  # (N, K)
-            claimed = x @ owners(shared)  # (rounds, S, K)
-            divergence = divergence + (torch.xlogy(y, y) - y * (claimed + EPSILON).log()).sum(
-                dim=-1
-            )
+            groups, spare = owners(shared)
+            claimed = x @ groups  # (rounds, S, K)
+            entropy = torch.xlogy(y, y) - y * (claimed + EPSILON).log()
+            divergence = divergence + entropy.sum(dim=-1) + x @ spare
         losses = losses + (divergence * known).sum(dim=1) / known.sum()
         num_files += 1
     return losses / max(1, num_files)

@@ -46,6 +46,7 @@ def slow_loss(rounds, reference, annotated, step):
                 mine = sum(x[n] for n in range(N) if owner[n] == k)
                 log = math.log(row[k] / (mine + EPSILON)) if row[k] else 0.0
                 total += w * (row[k] * log - row[k] + mine)
+            total += w * sum(x[n] for n in range(N) if n not in matched)
         losses.append(total / sum(known))
     return losses
 
@@ -82,14 +83,15 @@ def loss_of(weightings, reference, annotated=None) -> float:
     return reference_loss([weightings[None]], [reference], [annotated], step=1).item()
 
 
-def test_agreement_in_any_order_with_splits_overlap_and_silence():
+def test_agreement_in_any_order_with_overlap_and_silence():
     reference = talk(0, -1, 1, 9, 0)
     perfect = torch.cat([reference.float(), torch.zeros(50, 1)], dim=1)
     assert loss_of(perfect, reference) == pytest.approx(0.0, abs=1e-3)
     assert loss_of(perfect[:, [2, 1, 0]], reference) == pytest.approx(0.0, abs=1e-3)
-    split = perfect.clone()  # the first speaker has two slots
+    split = perfect.clone()  # the first speaker has two slots: one pays for its time, no more
     split[40:, [0, 2]] = split[40:, [2, 0]]
-    assert loss_of(split, reference) == pytest.approx(0.0, abs=1e-3)
+    assert loss_of(split, reference) == pytest.approx(10 / 50, abs=1e-3)
+    assert loss_of(0.5 * perfect + 0.5 * split, reference) == pytest.approx(5 / 50, abs=1e-3)
 
     for where in (slice(10, 20), slice(0, 10)):  # speech in silence, two where one talks
         wrong = perfect.clone()

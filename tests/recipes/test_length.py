@@ -1,0 +1,60 @@
+"""Recordings of a wanted length; the table of what they cost."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pyannote_weighter.pipelines.answer import WeighterOutput
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "length" / "length.py"
+if not RECIPE.is_file():
+    pytest.skip(f"no recipe at {RECIPE}: run from a checkout", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def recipe() -> dict:
+    return runpy.run_path(str(RECIPE))
+
+
+def test_recordings_are_joined_to_the_sample(recipe, tmp_path):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 48000)
+    soundfile.write(tmp_path / "b.wav", samples[16000:], 16000)
+    soundfile.write(tmp_path / "a.wav", samples[:16000], 16000)
+    (tmp_path / "c.rttm").write_text("no audio")
+    joined = tmp_path / "joined" / "joined.wav"
+    joined.parent.mkdir()
+    recipe["join"](tmp_path, 2.5 / 60, joined)
+    found, rate = soundfile.read(joined)
+    assert rate == 16000 and len(found) == 40000
+    np.testing.assert_allclose(found, samples[:40000], atol=1e-4)
+    with pytest.raises(ValueError, match=r"0.1 minutes are missing to 0.1: add recordings"):
+        recipe["join"](tmp_path, 0.1, joined)
+
+
+def test_rows_are_repeated(recipe):
+    rows = np.arange(6).reshape(3, 2)
+    assert recipe["repeat"](rows, 2).tolist() == [*rows.tolist(), *rows.tolist()]
+    assert recipe["repeat"](rows, 1 / 3).tolist() == [[0, 1]]
+    assert recipe["repeat"](rows, 4 / 3).tolist() == [*rows.tolist(), [0, 1]]
+
+
+def test_steps_add_up(recipe):
+    def run(timer):
+        for step in ("segmentation", "embeddings"):
+            sum(range(10**5))
+            timer(step, None)
+        weightings = type("Feature", (), {"data": np.zeros((1000, 2), dtype=np.float32)})
+        return WeighterOutput(None, None, None, {"A": 1.0, "B": 0.5}, {}, weightings)
+
+    row = recipe["measured"](run)
+    assert row["CPU s"] == pytest.approx(
+        row["segmentation"] + row["embeddings"] + row["annotation"]
+    )
+    assert row["output MB"] == 0.008 and row["speakers"] == 2
+    assert row["peak MB"] >= row["MB before"] > 10
+    lines = recipe["table"]([{"minutes": 1, **row}, {"minutes": 2.5}]).splitlines()
+    assert len(lines) == 4 and lines[0].startswith("| minutes | segmentation | embeddings |")
+    assert lines[3].startswith("| 2.50 | 0 |")
