@@ -285,7 +285,8 @@ def _export(checkpoints: Checkpoints, wanted: str, task: SpeakerLikes, folder: P
         extreme = "lowest" if checkpoints.mode == "min" else "highest"
         why = f"{extreme} {best['metric']} of the development files, {best['value']:.4f}"
     trained = Model.from_pretrained(path)
-    export_pipeline(trained, folder, tune(trained, task, list(task.protocol.development())))
+    development = list(task.protocol.development()) if task.has_validation else []
+    export_pipeline(trained, folder, tune(trained, task, development))
     summary = {"exported": exported, "epoch": epoch, "epochs": num_epochs, "why": why}
     if best is not None:
         summary["best"] = best

@@ -37,7 +37,11 @@ def main() -> None:
     model.task.setup()
     task, model.task = model.task, None
     model.specifications = Weighter.default_specifications(model.hparams.duration)
-    print(export_pipeline(model, arguments.into / "pipeline", tune(model, task, list(protocol.development()))))
+    print(
+        export_pipeline(
+            model, arguments.into / "pipeline", tune(model, task, list(protocol.development()))
+        )
+    )
 
 
 if __name__ == "__main__":
