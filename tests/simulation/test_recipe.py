@@ -33,6 +33,7 @@ def test_recipe_divides_speakers(tmp_path, monkeypatch):
             (tmp_path / "turns" / source / f"{number}.rttm").write_text("".join(lines))
     arguments = ["--voices", str(tmp_path), "--into", str(tmp_path / "out"), "--train", "6"]
     arguments += ["--development", "3", "--test", "3", "--likes-kept", "0.5"]
+    arguments += ["--speakers", "2", "6"]
     monkeypatch.setattr(sys, "argv", ["make.py", *arguments])
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
