@@ -7,6 +7,7 @@ nothing of that, and it does not depend on the channel, which embeddings do.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,8 +53,17 @@ class Evidence(NamedTuple):
     different: np.ndarray
 
 
+def own_columns(weightings: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Slot of each column of the weightings (t, n) of windows, where no slot is in two windows."""
+    bounds = np.cumsum([0] + [part.shape[1] for part in weightings])
+    return [np.arange(first, last) for first, last in itertools.pairwise(bounds)]
+
+
 def local_evidence(
-    local: LocalSpeakers, weightings: Sequence[np.ndarray], frames: SlidingWindow
+    local: LocalSpeakers,
+    weightings: Sequence[np.ndarray],
+    frames: SlidingWindow,
+    columns: Sequence[np.ndarray] | None = None,
 ) -> Evidence:
     """Compare slots with the local speakers of a segmentation.
 
@@ -65,18 +75,21 @@ def local_evidence(
     Parameters
     ----------
     local : LocalSpeakers
-    weightings : list of (t, N) arrays
+    weightings : list of (t, n) arrays
         Of consecutive windows of the Weighter.
     frames : SlidingWindow
         Of the weightings, in seconds.
+    columns : list of (n,) arrays of int, optional
+        Slot of each column of the weightings; a slot has one column in a window, or none. Defaults
+        to other slots in each window.
 
     Returns
     -------
     evidence : Evidence
-        M is the number of windows of the Weighter times N.
+        M is the number of slots.
     """
-    N = weightings[0].shape[1]
-    M = N * len(weightings)
+    columns = own_columns(weightings) if columns is None else columns
+    M = 1 + max(slots.max(initial=-1) for slots in columns)
     same, different = np.zeros((M, M)), np.zeros((M, M))
     num_windows, num_frames = local.active.shape
     stride = max(1, round(RESOLUTION / local.frames.step))
@@ -96,13 +109,14 @@ def local_evidence(
             continue
         # a window of the segmentation may reach into the next window of the Weighter
         reach = max(0, index[mine].max() + 1 - bounds[first + 1])
-        following = weightings[first + 1][:reach] if first + 1 < len(weightings) else None
-        columns = N if following is None else 2 * N
-        x = np.zeros((len(part) + reach + 1, columns), dtype=np.float32)  # the last one: nobody
-        x[: len(part), :N] = part
-        if following is not None:
-            x[len(part) : len(part) + len(following), N:] = following
-        slots = slice(N * first, N * first + columns)
+        slots = np.unique(np.concatenate(columns[first : first + 2]))
+        x = np.zeros((len(part) + reach + 1, len(slots)), dtype=np.float32)  # last one: nobody
+        x[: len(part), np.searchsorted(slots, columns[first])] = part
+        if first + 1 < len(weightings):
+            following = weightings[first + 1][:reach]
+            after = np.searchsorted(slots, columns[first + 1])
+            x[len(part) : len(part) + len(following), after] = following
+        pairs = np.ix_(slots, slots)
         for batch in np.array_split(mine, -(-len(mine) // BATCH)):
             bits = local.active[np.ix_(batch, read)]  # (w, F')
             solo = np.unpackbits(bits[..., None], axis=-1)  # (w, F', 8)
@@ -114,8 +128,8 @@ def local_evidence(
             spread = held / np.maximum(total, 1e-6)[:, None]
             agreement = np.einsum("wln,wlm->wnm", spread, spread)
             heard = np.minimum(total[:, :, None], total[:, None]) * seconds  # (w, n, n)
-            same[slots, slots] += (heard * agreement).sum(axis=0)
-            different[slots, slots] += (heard * (1 - agreement)).sum(axis=0)
+            same[pairs] += (heard * agreement).sum(axis=0)
+            different[pairs] += (heard * (1 - agreement)).sum(axis=0)
     return Evidence(same, different)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyannote_weighter.likeness import Evidence, Likeness
+from pyannote_weighter.likeness import Evidence, Likeness, own_columns
 
 PARAMETERS = {"threshold": 0.3, "merge": 0.4, "min_duration": 2.0}
 """Parameters of `Slots.assign`, near those that recipes/default chose."""
@@ -116,6 +116,9 @@ class Slots:
     confidence, seconds : (M,) arrays
     evidence : Evidence or None
         What the segmentation says of pairs of slots.
+    columns : list of (n,) arrays of int or None
+        Slot of each column of the weightings; a slot has one column in a window, or none. By
+        default each window has slots of its own.
     """
 
     weightings: list[np.ndarray]
@@ -123,6 +126,11 @@ class Slots:
     confidence: np.ndarray
     seconds: np.ndarray
     evidence: Evidence | None = None
+    columns: list[np.ndarray] | None = None
+
+    def __post_init__(self):
+        if self.columns is None:
+            self.columns = own_columns(self.weightings)
 
     def speakers(self, *args, **options) -> np.ndarray:
         """Turn slots into speakers: `merge` of `assign`, which has the parameters.
@@ -200,8 +208,10 @@ class Slots:
         speaker_of[kept] = np.where(stays, np.cumsum(stays) - 1, -1)[groups]
 
         # where nobody is left in a window, its speech goes to the speakers that sound most alike
-        windows = self.windows()
-        deserted = ~np.isin(windows, windows[speaker_of >= 0]) & audible
+        deserted = np.zeros(len(speaker_of), dtype=bool)
+        for slots in self.columns:
+            deserted[slots] |= (speaker_of[slots] < 0).all()
+        deserted &= audible
         if deserted.any():
             known = speaker_of >= 0
             sums = np.zeros((speaker_of.max() + 1, self.embeddings.shape[1]))
@@ -220,20 +230,17 @@ class Slots:
             return whole
         return np.concatenate(self.weightings)
 
-    def windows(self) -> np.ndarray:
-        """(M,) array: the window of each slot."""
-        return np.repeat(np.arange(len(self.weightings)), self.weightings[0].shape[1])
-
     def heard(self) -> np.ndarray:
-        """(M,) bool array: whether the slot is the most probable one of its window anywhere."""
-        heard = []
-        for part in self.weightings:
-            winners = part.argmax(axis=1)[part.any(axis=1)]
-            heard.append(np.bincount(winners, minlength=part.shape[1]) > 0)
-        return np.concatenate(heard)
+        """(M,) bool array: whether the slot is the most probable one of a window anywhere."""
+        heard = np.zeros(len(self.seconds), dtype=bool)
+        for part, slots in zip(self.weightings, self.columns, strict=True):
+            heard[slots[part.argmax(axis=1)[part.any(axis=1)]]] = True
+        return heard
 
-    def merge(self, speaker_of: np.ndarray, add: bool = True) -> np.ndarray:
-        """Join the weightings of the slots of each speaker.
+    def join(
+        self, speaker_of: np.ndarray, add: bool = True
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Join the weightings of the slots of each speaker, window by window.
 
         Parameters
         ----------
@@ -245,15 +252,42 @@ class Slots:
 
         Returns
         -------
-        weightings : (T, K) array
+        weightings : list of (t, k) arrays
+            Of the speakers that are in the window.
+        speakers : list of (k,) arrays of int
+            Who they are.
         """
-        windows = self.windows()
-        stops = np.cumsum([len(part) for part in self.weightings])
-        merged = np.zeros((stops[-1], speaker_of.max() + 1), dtype=np.float32)
+        parts, present = [], []
         join = np.add if add else np.maximum
-        for window, (part, stop) in enumerate(zip(self.weightings, stops, strict=True)):
-            speakers = speaker_of[windows == window]
-            for slot in np.flatnonzero(speakers >= 0):
-                column = merged[stop - len(part) : stop, speakers[slot]]
-                join(column, part[:, slot], out=column)
-        return merged
+        for part, slots in zip(self.weightings, self.columns, strict=True):
+            of_column = speaker_of[slots]
+            speakers = np.unique(of_column[of_column >= 0])
+            joined = np.zeros((len(part), len(speakers)), dtype=np.float32)
+            for column in np.flatnonzero(of_column >= 0):
+                target = joined[:, np.searchsorted(speakers, of_column[column])]
+                join(target, part[:, column], out=target)
+            parts.append(joined)
+            present.append(speakers)
+        return parts, present
+
+    def merge(self, speaker_of: np.ndarray, add: bool = True) -> np.ndarray:
+        """Join the weightings of the slots of each speaker, see `join`.
+
+        Returns
+        -------
+        weightings : (T, K) array
+            One column a speaker, zero in windows without the speaker.
+        """
+        return spread(*self.join(speaker_of, add), speaker_of.max() + 1)
+
+
+def spread(
+    weightings: list[np.ndarray], speakers: list[np.ndarray], num_speakers: int
+) -> np.ndarray:
+    """(T, K) weightings of a file, of those of windows: (t, k) of k speakers each."""
+    whole = np.zeros((sum(map(len, weightings)), num_speakers), dtype=np.float32)
+    start = 0
+    for part, present in zip(weightings, speakers, strict=True):
+        whole[start : start + len(part), present] = part
+        start += len(part)
+    return whole

@@ -148,12 +148,12 @@ def logged(into: Path, name: str) -> list[float]:
 def test_two_processes_learn_what_one_learns(one, two):
     alone, shared = checkpoint(one), checkpoint(two[0])
     assert alone["global_step"] == shared["global_step"] == 3 * 2
+    # a softmax over slots does not see this one: its gradient is rounding, which Adam scales up
+    idle = "encoder.refiner.smoother.outlet.bias"
     for name, value in alone["state_dict"].items():
-        if name.endswith("outlet.bias"):  # the same for all slots: a softmax does not see it
-            continue
-        torch.testing.assert_close(
-            shared["state_dict"][name], value, rtol=1e-3, atol=1e-3, msg=name
-        )
+        if name != idle:
+            ours = shared["state_dict"][name]
+            torch.testing.assert_close(ours, value, rtol=1e-4, atol=1e-4, msg=name)
     assert logged(two[0], "loss/train") == pytest.approx(logged(one, "loss/train"), rel=1e-3)
 
 

