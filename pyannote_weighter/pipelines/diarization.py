@@ -103,9 +103,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         self,
         segmentation: Model | str | dict = "segmentation-3.0",
         weighter: Weighter | str | dict | Path = "",
-        segmentation_step: float = 0.1,
+        segmentation_step: float = 0.25,
         window: float = 600.0,
-        segmentation_batch_size: int = 32,
+        segmentation_batch_size: int = 8,
         embedding_batch_size: int = 1,
         half: bool = True,
         legacy: bool = False,
@@ -241,6 +241,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             self._weighter,
             self._candidates(slots, windows, speech, local, min_speakers, max_speakers),
             count,
+            local,
             windows,
             min_speakers,
             max_speakers,
@@ -337,20 +338,22 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         -------
         slots : Slots
         """
-        weightings = np.empty((len(frames), self._weighter.hparams.num_slots), dtype=np.float32)
-        parts, embeddings, confidence = [], [], []
-        for start, stop in self._windows(len(frames)):
+        bounds = self._windows(len(frames))
+        N, D = self._weighter.dimension
+        weightings = np.empty((len(frames), N), dtype=np.float32)
+        embeddings = np.empty((len(bounds), N, D), dtype=np.float32)
+        confidence = np.empty((len(bounds), N), dtype=np.float32)
+        parts = []
+        for index, (start, stop) in enumerate(bounds):
             weighed, window = weigh_frames(self._weighter, frames[start:stop], speech[start:stop])
-            weightings[start:stop] = weighed.weightings
             parts.append(weightings[start:stop])
-            embeddings.append(weighed.embeddings)
-            confidence.append(weighed.confidence)
+            parts[-1][:], embeddings[index], confidence[index] = weighed
             if windows is not None:
                 windows.append(window)
         return Slots(
             weightings=parts,
-            embeddings=np.concatenate(embeddings),
-            confidence=np.concatenate(confidence),
+            embeddings=embeddings.reshape(-1, D),
+            confidence=confidence.reshape(-1),
             seconds=np.concatenate([part.sum(axis=0) for part in parts])
             * self._weighter.frames.step,
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyannote_weighter.models import Weighter
@@ -45,10 +46,16 @@ class Windows:
     def __init__(self, half: bool = False):
         self.half = half
         self.rows: Rows | None = None
-        self.known: list[tuple[slice, Tensor, Tensor, int]] = []  # rows, center, size, num_frames
+        self.step = self.channels = 1
+        self.device = torch.device("cpu")
+        self.known: list[tuple[slice, int]] = []  # rows and num_frames of each
 
     def append(self, window: Window) -> None:
-        """Keep a window."""
+        """Keep a window.
+
+        All of it goes to the rows. Little things that stay in memory, between large ones that come
+        and go, would keep the memory of those from being used again.
+        """
         summary = window.summary
         # the root has half the range of a power, and half precision little of it
         columns = [summary.mean[0], summary.power[0].sqrt()]
@@ -57,11 +64,13 @@ class Windows:
         rows = torch.cat(columns, dim=1)  # (S, 2 C + D')
         if self.rows is None:
             self.rows = Rows(rows.shape[1], self.half)
+            self.step, self.channels = int(summary.size[0]), summary.mean.shape[-1]
+            self.device = summary.mean.device
+        center = summary.center[0]  # (1, C), in the row before the others
         start = len(self.rows)
+        self.rows.append(F.pad(center, (0, rows.shape[1] - center.shape[1])))
         self.rows.append(rows)
-        self.known.append(
-            (slice(start, len(self.rows)), summary.center, summary.size, window.num_frames)
-        )
+        self.known.append((slice(start, len(self.rows)), window.num_frames))
 
     def __len__(self) -> int:
         return len(self.known)
@@ -75,12 +84,14 @@ class Windows:
         return np.split(weightings, np.cumsum(lengths)[:-1])
 
     def __getitem__(self, index: int) -> Window:
-        rows, center, size, num_frames = self.known[index]
-        values = self.rows[rows].to(center.device)[None]  # (1, S, 2 C + D')
-        channels = center.shape[-1]
-        mean, root, embeddings = values.split(
-            [channels, channels, values.shape[-1] - 2 * channels], dim=-1
+        rows, num_frames = self.known[index]
+        values = self.rows[rows].to(self.device)[None]  # (1, 1 + S, 2 C + D')
+        center = values[:, :1, : self.channels]
+        mean, root, embeddings = values[:, 1:].split(
+            [self.channels, self.channels, values.shape[-1] - 2 * self.channels], dim=-1
         )
+        size = center.new_full((mean.shape[1], 1), self.step)
+        size[-1] -= -num_frames % self.step
         summary = Summary(center, mean, root.square(), size)
         return Window(summary, embeddings if embeddings.shape[-1] else None, num_frames)
 

@@ -120,11 +120,14 @@ def test_speakers_are_in_the_order_of_labels(output, loaded, sample):
         embeddings = loaded._weighter.embed(frames, x)[0].numpy()
     np.testing.assert_allclose(output.speaker_embeddings, embeddings, atol=1e-3)
 
+    # the segmentation has a say in turns, a small one
+    agreed = []
     middles = [weightings.sliding_window[t].middle for t in range(len(weightings.data))]
     for turn, _, label in output.exclusive_speaker_diarization.itertracks(yield_label=True):
         inside = [turn.start + 0.05 < middle < turn.end - 0.05 for middle in middles]
         winners = weightings.data[inside].argmax(axis=1)
-        assert (winners == labels.index(label)).all()
+        agreed += (winners == labels.index(label)).tolist()
+    assert np.mean(agreed) > 0.95
 
 
 def test_speech_is_that_of_the_segmentation(output, steps):
