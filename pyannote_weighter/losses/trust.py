@@ -22,7 +22,7 @@ class TrustedLikes(nn.Module):
     cost more without being wrong.
 
     A like that is left out is as if the file were not tagged with it. Its cost is still observed,
-    and it comes back when others cost more.
+    and it comes back when others cost more. Likes that are not confirmed from the beginning stay out.
 
     Parameters
     ----------
@@ -35,6 +35,8 @@ class TrustedLikes(nn.Module):
         Epochs in which all are believed.
     ramp : int
         Epochs in which the share that is left out grows to `wrong`.
+    confirmed : list of (like,) bool tensors, or None, optional
+        In the order of `likes`. Defaults to all.
 
     Raises
     ------
@@ -45,6 +47,7 @@ class TrustedLikes(nn.Module):
     keys: Tensor
     cost: Tensor
     trusted: Tensor
+    confirmed: Tensor
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class TrustedLikes(nn.Module):
         wrong: float,
         warm_up: int = 1,
         ramp: int = 2,
+        confirmed: Sequence[Tensor | None] | None = None,
     ):
         super().__init__()
         if not 0 <= wrong < 0.5:
@@ -67,7 +71,13 @@ class TrustedLikes(nn.Module):
         self.register_buffer("keys", keys)
         self.register_buffer("cost", torch.full((len(keys),), torch.nan))
         self.register_buffer("trusted", torch.ones(len(keys), dtype=torch.bool))
+        self.register_buffer("confirmed", torch.ones(len(keys), dtype=torch.bool))
         self.register_buffer("epoch", torch.tensor(0))
+        if confirmed is not None:
+            for number, (speakers, sure) in enumerate(zip(likes, confirmed, strict=True)):
+                if speakers is not None and len(speakers):
+                    places, _ = self._find([number], speakers)
+                    self.confirmed[places[0]] = sure
 
     def _find(self, files: Sequence[int], speakers: Tensor) -> tuple[Tensor, Tensor]:
         """Places of likes (file, like), and which exist: not every file has every speaker."""
@@ -91,7 +101,8 @@ class TrustedLikes(nn.Module):
         for speakers, numbers in zip(likes, files, strict=True):
             if speakers is not None and len(speakers):
                 places, found = self._find(numbers, speakers)
-                speakers = speakers[(self.trusted[places] & found).any(dim=0).to(speakers.device)]
+                sure = self.trusted[places] & self.confirmed[places] & found
+                speakers = speakers[sure.any(dim=0).to(speakers.device)]
             kept.append(speakers)
         return kept
 

@@ -59,7 +59,13 @@ class LikesObjective(nn.Module):
         """Whether the loss keeps labels of each file, so that files cannot be spliced."""
         return getattr(self.criterion, "keeps_labels", False)
 
-    def prepare(self, likes: Sequence[Tensor | None], num_speakers: int, num_epochs: int) -> None:
+    def prepare(
+        self,
+        likes: Sequence[Tensor | None],
+        num_speakers: int,
+        num_epochs: int,
+        confirmed: Sequence[Tensor | None] | None = None,
+    ) -> None:
         """Start what is kept of the training files.
 
         Parameters
@@ -67,11 +73,13 @@ class LikesObjective(nn.Module):
         likes : list of (like,) tensors, or None
             Of all files, in the order of their indices.
         num_speakers, num_epochs : int
+        confirmed : list of (like,) bool tensors, or None, optional
+            Likes to believe from the beginning. Defaults to all.
         """
         if hasattr(self.criterion, "prepare"):
             self.criterion.prepare(likes, num_speakers, num_epochs)
-        if self.wrong_likes:
-            self.trust = TrustedLikes(likes, num_speakers, self.wrong_likes)
+        if self.wrong_likes or confirmed is not None:
+            self.trust = TrustedLikes(likes, num_speakers, self.wrong_likes, confirmed=confirmed)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw conclusions from the epochs before, 0 for the first."""

@@ -1,6 +1,12 @@
-"""First prototypes of the liked speakers: what files that share a like have in common."""
+"""First prototypes of the liked speakers: what files that share a like have in common.
+
+A like names somebody, and which of the voices of its file that is shows in the other files with
+the same like: one voice recurs there. Whether it does also tells which likes can be believed, since
+nothing recurs where a like is wrong, or where the speaker says too little.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,19 +14,38 @@ from torch import Tensor
 
 from pyannote_weighter.matching import assign
 
+LEAST_SHARE = 0.01  # of the speech of a file, for a slot to be somebody
+MOST_FILES = 64  # of a speaker, to look for what recurs
+DEVIATIONS = 3.0  # above what unrelated pairs of a file and a speaker have
+PAIRS = 500_000  # of them, at most
+
+
+class Prototypes(NamedTuple):
+    """What `shared_prototypes` returns."""
+
+    vectors: Tensor
+    """(K, D) unit vectors. Speakers who are liked nowhere get a random one."""
+    confirmed: list[Tensor]
+    """(L,) bool for each file: other files with the like have the same voice."""
+
 
 def shared_prototypes(
     embeddings: Sequence[Tensor],
     weights: Sequence[Tensor],
     likes: Sequence[Tensor],
     num_speakers: int,
-    num_rounds: int = 10,
-) -> Tensor:
-    """Alternate between assigning likes to slots and averaging the assigned slots.
+    num_rounds: int = 3,
+) -> Prototypes:
+    """Find the slots of each like, and what they have in common.
 
-    Learning starts from a classifier that knows nothing: the first assignments are arbitrary and
-    the classifier learns them by heart. The slots that files with one like have in common are a
-    better start, and cost one pass over the files.
+    For each speaker it starts from the slot that all files with the like come nearest to: the
+    voice that recurs. Then likes are assigned to slots within each file (two likes are two
+    people), and the assigned slots of a speaker are averaged, a few times over.
+
+    A like is confirmed when its slot resembles the average of the *other* files with this like more
+    than by chance: by three deviations more than the nearest slot of a file resembles somebody who
+    is not liked there. The deviation is that of the lower end of these, as those who are there
+    without a like are at the upper one. A like that stands alone is confirmed by nothing.
 
     Parameters
     ----------
@@ -36,30 +61,73 @@ def shared_prototypes(
 
     Returns
     -------
-    prototypes : (K, D) tensor
-        Unit vectors. Speakers that are liked nowhere get a random one.
+    prototypes : Prototypes
     """
     slots = [F.normalize(e.float(), dim=-1) for e in embeddings]
     dimension = slots[0].shape[-1]
     generator = torch.Generator().manual_seed(0)
-    unknown = torch.randn(num_speakers, dimension, generator=generator)
+    vectors = F.normalize(torch.randn(num_speakers, dimension, generator=generator), dim=-1)
+    files: list[list[int]] = [[] for _ in range(num_speakers)]
+    for number, speakers in enumerate(likes):
+        for speaker in speakers.tolist():
+            files[speaker].append(number)
+    for speaker, where in enumerate(files):
+        if where:
+            some = torch.randperm(len(where), generator=generator)[:MOST_FILES].tolist()
+            some = [where[index] for index in sorted(some)]
+            vectors[speaker] = _recurring([slots[f] for f in some], [weights[f] for f in some])
 
-    average = torch.stack([w @ e for w, e in zip(weights, slots, strict=True)])  # (files, D)
-    total = torch.zeros(num_speakers, dimension)
-    for file_average, speakers in zip(average, likes, strict=True):
-        total[speakers] += file_average - average.mean(dim=0)
-    liked = torch.zeros(num_speakers, dtype=torch.bool)
-    liked[torch.cat(list(likes)) if len(likes) else []] = True
-    prototypes = F.normalize(torch.where(liked[:, None], total, unknown), dim=-1)
-
-    for _ in range(num_rounds):
-        total = torch.zeros(num_speakers, dimension)
+    for number in range(num_rounds + 1):
+        chosen, total = [], torch.zeros(num_speakers, dimension)
         for file_slots, weight, speakers in zip(slots, weights, likes, strict=True):
-            if not len(speakers):
-                continue
-            similarity = file_slots @ prototypes[speakers].T  # (N, L)
-            chosen, columns = assign(-similarity - 0.05 * (weight[:, None] + 1e-3).log())
-            total[speakers[columns]] += file_slots[chosen]
-        found = total.norm(dim=-1) > 1e-6
-        prototypes = F.normalize(torch.where(found[:, None], total, prototypes), dim=-1)
-    return prototypes
+            similarity = file_slots @ vectors[speakers].T  # (N, L)
+            some, columns = assign(-similarity - 0.05 * (weight[:, None] + 1e-3).log())
+            chosen.append((some, columns))
+            total[speakers[columns]] += file_slots[some]
+        if number < num_rounds:
+            found = total.norm(dim=-1) > 1e-6
+            vectors = F.normalize(torch.where(found[:, None], total, vectors), dim=-1)
+
+    number_of = torch.tensor([len(where) for where in files])
+    threshold = _by_chance(slots, weights, likes, vectors, number_of > 1, generator)
+    confirmed = []
+    for file_slots, speakers, (some, columns) in zip(slots, likes, chosen, strict=True):
+        believed = torch.zeros(len(speakers), dtype=torch.bool)
+        own, who = file_slots[some], speakers[columns]
+        resemblance = F.cosine_similarity(total[who] - own, own, dim=-1)
+        believed[columns] = (number_of[who] > 1) & (resemblance > threshold)
+        confirmed.append(believed)
+    return Prototypes(vectors, confirmed)
+
+
+def _recurring(slots: list[Tensor], weights: list[Tensor]) -> Tensor:
+    """(D,) unit vector: the slot that all files come nearest to, averaged with these."""
+    if len(slots) == 1:
+        return F.normalize(weights[0] @ slots[0], dim=-1)
+    some = [(w >= LEAST_SHARE) | (w == w.max()) for w in weights]
+    slots = [e[keep] for e, keep in zip(slots, some, strict=True)]
+    every = torch.cat(slots)
+    # of each slot to the nearest of each file
+    near = [(every @ e.T).max(dim=1) for e in slots]
+    support = torch.stack([n.values for n in near]).sum(dim=0)
+    seed = support.argmax()
+    picked = [e[n.indices[seed]] for e, n in zip(slots, near, strict=True)]
+    return F.normalize(torch.stack(picked).sum(dim=0), dim=-1)
+
+
+def _by_chance(slots, weights, likes, vectors: Tensor, known: Tensor, generator) -> float:
+    """Cosine that few speakers reach in a file where they are not."""
+    numbers = torch.arange(len(vectors))
+    per_file = max(1, PAIRS // max(1, len(slots)))
+    best = []
+    for file_slots, weight, speakers in zip(slots, weights, likes, strict=True):
+        others = numbers[known & ~torch.isin(numbers, speakers)]
+        others = others[torch.randperm(len(others), generator=generator)[:per_file]]
+        present = file_slots[weight >= LEAST_SHARE]
+        if len(others) and len(present):
+            best.append((present @ vectors[others].T).amax(dim=0))
+    if not best:
+        return -1.0  # everybody is liked everywhere: nothing to compare with
+    low, high = torch.cat(best).double().quantile(torch.tensor([0.05, 0.25]).double()).tolist()
+    deviation = (high - low) / (1.645 - 0.674)
+    return high + (0.674 + DEVIATIONS) * deviation

@@ -30,7 +30,7 @@ from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate, LikesMean
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import optimize
 from pyannote_weighter.tasks.prepared import load, store, warn_of_crops
-from pyannote_weighter.tasks.prototypes import shared_prototypes
+from pyannote_weighter.tasks.prototypes import Prototypes, shared_prototypes
 from pyannote_weighter.tasks.samples import (
     collate,
     crop_reference,
@@ -212,14 +212,19 @@ class SpeakerLikes(Task):
             embedding_size=self.model.hparams.dimension,
             temperature=self.temperature,
         )
+        first = self._first_prototypes()
         with torch.no_grad():
-            self.model.loss_func.W.copy_(self._first_prototypes().T)
+            self.model.loss_func.W.copy_(first.vectors.T)
         likes = [self._speakers(entry) for entry in self.prepared_data["train"]]
-        self.objective.prepare(likes, len(self.speaker_index), self.trainer.max_epochs or 1)
+        found = iter(first.confirmed)
+        confirmed = [None if known is None else next(found) for known in likes]
+        self.objective.prepare(
+            likes, len(self.speaker_index), self.trainer.max_epochs or 1, confirmed
+        )
         self.model.loss_func.objective = self.objective
 
     @torch.no_grad()
-    def _first_prototypes(self) -> Tensor:
+    def _first_prototypes(self) -> Prototypes:
         was_training = self.model.training
         self.model.eval()
         slots, likes = [], []

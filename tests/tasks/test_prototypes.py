@@ -30,7 +30,7 @@ def planted(num_speakers=8, num_files=60, per_file=3, num_slots=6, dimension=32,
 
 def test_finds_planted_speakers():
     speakers, embeddings, weights, likes = planted()
-    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=8)
+    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=8).vectors
     torch.testing.assert_close(prototypes.norm(dim=-1), torch.ones(8))
     cosine = prototypes @ speakers.T
     assert cosine.argmax(dim=1).tolist() == list(range(8))
@@ -40,9 +40,11 @@ def test_finds_planted_speakers():
 def test_same_input_same_output_and_input_left_alone():
     _, embeddings, weights, likes = planted(num_files=10)
     before = [e.clone() for e in embeddings]
-    first = shared_prototypes(embeddings, weights, likes, num_speakers=8)
+    first = shared_prototypes(embeddings, weights, likes, num_speakers=8).vectors
     torch.manual_seed(123)
-    assert torch.equal(first, shared_prototypes(embeddings, weights, likes, num_speakers=8))
+    assert torch.equal(
+        first, shared_prototypes(embeddings, weights, likes, num_speakers=8).vectors
+    )
     assert all(torch.equal(a, b) for a, b in zip(before, embeddings, strict=True))
 
 
@@ -50,12 +52,12 @@ def test_unliked_speakers_and_files_without_likes():
     _, embeddings, weights, likes = planted(num_files=12)
     likes[3] = likes[7] = torch.tensor([], dtype=torch.long)
     likes = [speakers[speakers != 5] for speakers in likes]  # nobody likes speaker 5
-    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=9)
+    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=9).vectors
     assert prototypes.shape == (9, 32) and prototypes.isfinite().all()
     torch.testing.assert_close(prototypes.norm(dim=-1), torch.ones(9))
 
     nothing = [torch.tensor([], dtype=torch.long)] * len(embeddings)
-    nobody = shared_prototypes(embeddings, weights, nothing, num_speakers=2)
+    nobody = shared_prototypes(embeddings, weights, nothing, num_speakers=2).vectors
     torch.testing.assert_close(nobody.norm(dim=-1), torch.ones(2))
 
 
@@ -63,12 +65,57 @@ def test_more_likes_than_slots_and_silent_slots():
     embeddings = [torch.randn(2, 8), torch.zeros(2, 8)]
     weights = [torch.tensor([0.5, 0.5]), torch.zeros(2)]
     likes = [torch.arange(5), torch.tensor([0, 1])]
-    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=5)
+    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=5).vectors
     assert prototypes.shape == (5, 8) and prototypes.isfinite().all()
 
 
-def test_rounds_bring_prototypes_closer():
-    speakers, embeddings, weights, likes = planted()
-    start = shared_prototypes(embeddings, weights, likes, num_speakers=8, num_rounds=0)
-    end = shared_prototypes(embeddings, weights, likes, num_speakers=8)
-    assert (end * speakers).sum(-1).mean() > (start * speakers).sum(-1).mean()
+def confirmations(embeddings, weights, likes, num_speakers=8):
+    """(likes,) bool of all files, one after the other."""
+    return torch.cat(
+        shared_prototypes(embeddings, weights, likes, num_speakers=num_speakers).confirmed
+    )
+
+
+def test_right_likes_are_confirmed_and_wrong_ones_are_not():
+    _, embeddings, weights, likes = planted(num_speakers=20, num_slots=10)
+    assert confirmations(embeddings, weights, likes, 20).float().mean() > 0.97
+    generator = torch.Generator().manual_seed(1)
+    wrong = [torch.zeros(len(x), dtype=torch.bool) for x in likes]
+    for speakers, changed in zip(likes, wrong, strict=True):
+        if torch.rand((), generator=generator) < 0.5:
+            absent = [k for k in range(20) if k not in speakers]
+            speakers[0], changed[0] = (
+                absent[torch.randint(len(absent), (), generator=generator)],
+                True,
+            )
+    wrong = torch.cat(wrong)
+    confirmed = confirmations(embeddings, weights, likes, 20)
+    assert confirmed[~wrong].float().mean() > 0.95
+    # one of each file may be the speaker whom nobody likes there
+    assert confirmed[wrong].float().mean() < 0.3
+
+
+def test_half_of_the_likes_still_find_the_speakers():
+    speakers, embeddings, weights, likes = planted(num_speakers=20, num_files=80)
+    generator = torch.Generator().manual_seed(2)
+    likes = [x[torch.rand(len(x), generator=generator) < 0.5] for x in likes]
+    found = shared_prototypes(embeddings, weights, likes, num_speakers=20)
+    cosine = found.vectors @ speakers.T
+    assert cosine.argmax(dim=1).tolist() == list(range(20))
+    assert cosine.diagonal().min() > 0.9
+
+
+def test_a_like_that_stands_alone_is_not_confirmed():
+    _, embeddings, weights, likes = planted(num_files=12)
+    first = next(number for number, x in enumerate(likes) if 5 in x)
+    likes = [x if number == first else x[x != 5] for number, x in enumerate(likes)]
+    confirmed = shared_prototypes(embeddings, weights, likes, num_speakers=8).confirmed
+    assert not confirmed[first][likes[first] == 5].any()
+    assert torch.cat(confirmed).any()
+
+
+def test_where_everybody_is_everywhere_there_is_no_chance_level():
+    speakers = F.normalize(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    likes = [torch.arange(2)] * 3
+    found = shared_prototypes([speakers] * 3, [torch.full((2,), 0.5)] * 3, likes, num_speakers=2)
+    assert torch.cat(found.confirmed).all()
