@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyannote_weighter.matching import assign
+from pyannote_weighter.matching import EPSILON, assign
 
 
 @torch.no_grad()
@@ -24,9 +24,9 @@ def align_likes(
     weights: Tensor | None = None,
     smoothing: int = 7,
     scale: float = 20.0,
-    least_cosine: float = 0.2,
-) -> tuple[Tensor, Tensor]:
-    """Posterior of each like of a file in each window.
+    least_cosine: float = 0.25,
+) -> Tensor:
+    """Posterior of each like of a file, and of somebody else, in each window.
 
     Parameters
     ----------
@@ -41,21 +41,20 @@ def align_likes(
     scale : float, optional
         Cosine times scale is the log-likelihood.
     least_cosine : float, optional
-        Windows that resemble no prototype by this much (someone untagged, noise) tell nothing.
+        What somebody who is not liked (or noise) is taken to have.
 
     Returns
     -------
-    posteriors : (S, L) tensor
-    trust : (S,) tensor
-        1 for windows that resemble a prototype, else 0.
+    posteriors : (S, L + 1) tensor
+        The last one is that of somebody else.
     """
     cosine = F.normalize(windows, dim=-1) @ F.normalize(prototypes, dim=-1).T  # (S, L)
     weights = windows.new_ones(len(windows)) if weights is None else weights
     near = {"kernel_size": smoothing, "stride": 1, "padding": smoothing // 2}
     held = F.avg_pool1d(weights[None], **near)[0]  # (S,)
     cosine = F.avg_pool1d(cosine.T * weights, **near).T / held.clamp_min(1e-6)[:, None]
-    trust = (cosine.amax(dim=-1) >= least_cosine).to(cosine.dtype)
-    return (scale * cosine).softmax(dim=-1), trust
+    cosine = F.pad(cosine, (0, 1), value=least_cosine)
+    return (scale * cosine).softmax(dim=-1)
 
 
 @torch.no_grad()
@@ -92,8 +91,9 @@ def alignment_loss(
     """Cross-entropy between weightings and aligned likes.
 
     Each like is given to the slot of the last round that shares most time with it (Hungarian
-    algorithm), and each slot that is left to the like with which it shares most: a speaker may
-    hold several slots, which `linking` joins later, but a slot should hold one speaker. Only
+    algorithm), and each slot that is left to the like, or the somebody else, with which it shares
+    most: a speaker may hold several slots, which `linking` joins later, but a slot should hold one
+    speaker. Windows of somebody else belong to the slots of somebody else, where there are any. Only
     windows where one speaker talks alone count.
 
     Parameters
@@ -116,15 +116,19 @@ def alignment_loss(
     for index, speakers in enumerate(likes):
         if speakers is None or not len(speakers):
             continue
-        posteriors, trust = align_likes(
+        posteriors = align_likes(
             windows[index], prototypes[speakers], weights=single[index]
-        )  # (S, L), (S,)
-        posteriors = posteriors * (trust * single[index])[:, None]
-        total = posteriors.sum()
-        if total < 1e-3:
+        )  # (S, L + 1)
+        posteriors = posteriors * single[index][:, None]
+        if posteriors[:, :-1].sum() < 0.01 * posteriors.sum() + EPSILON:
             continue
-        groups, _ = owners(rounds[-1][index].detach().T @ posteriors)  # (N, L)
-        logs = torch.stack([(w[index] @ groups + 1e-4).log() for w in rounds])  # (rounds, S, L)
-        losses = losses - (posteriors * logs).sum(dim=(1, 2)) / total
+        shared = rounds[-1][index].detach().T @ posteriors  # (N, L + 1)
+        groups, spare = owners(shared[:, :-1])  # (N, L), (N,)
+        other = spare * (shared.argmax(dim=1) == len(speakers))  # (N,)
+        groups = torch.cat([groups * (1 - other)[:, None], other[:, None]], dim=1)
+        if not other.any():  # windows of somebody else cannot be anywhere
+            posteriors[:, -1] = 0.0
+        logs = torch.stack([(w[index] @ groups + 1e-4).log() for w in rounds])
+        losses = losses - (posteriors * logs).sum(dim=(1, 2)) / posteriors.sum()  # (rounds,)
         num_files += 1
     return losses / max(1, num_files)

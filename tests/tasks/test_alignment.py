@@ -44,8 +44,8 @@ def cosine(a, b) -> float:
     return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
 
 
-def slow_align(windows, prototypes, weights, smoothing=7, scale=20.0, least_cosine=0.2):
-    posteriors, trust = [], []
+def slow_align(windows, prototypes, weights, smoothing=7, scale=20.0, least_cosine=0.25):
+    posteriors = []
     half = smoothing // 2
     for t in range(len(windows)):
         near = range(max(0, t - half), min(len(windows), t + half + 1))
@@ -53,20 +53,19 @@ def slow_align(windows, prototypes, weights, smoothing=7, scale=20.0, least_cosi
         means = [
             sum(weights[u] * cosine(windows[u], p) for u in near) / held if held else 0.0
             for p in prototypes
-        ]
+        ] + [least_cosine]
         total = sum(math.exp(scale * m) for m in means)
         posteriors.append([math.exp(scale * m) / total for m in means])
-        trust.append(1.0 if max(means) >= least_cosine else 0.0)
-    return posteriors, trust
+    return posteriors
 
 
 def slow_loss(rounds, windows, single, prototypes, likes) -> list[float]:
     """One file; all one-to-one assignments are tried."""
-    posteriors, trust = slow_align(windows, prototypes[likes].tolist(), single)
-    p = [[trust[t] * single[t] * x for x in row] for t, row in enumerate(posteriors)]
-    N, L, total = len(rounds[-1][0]), len(likes), sum(map(sum, p))
+    posteriors = slow_align(windows, prototypes[likes].tolist(), single)
+    p = [[single[t] * x for x in row] for t, row in enumerate(posteriors)]
+    N, L = len(rounds[-1][0]), len(likes)
     shared = [
-        [sum(x[n] * row[k] for x, row in zip(rounds[-1], p, strict=True)) for k in range(L)]
+        [sum(x[n] * row[k] for x, row in zip(rounds[-1], p, strict=True)) for k in range(L + 1)]
         for n in range(N)
     ]
     owner = [row.index(max(row)) for row in shared]
@@ -81,11 +80,14 @@ def slow_loss(rounds, windows, single, prototypes, likes) -> list[float]:
         )
         matched = dict(enumerate(pairs))
     owner = [matched.get(n, owner[n]) for n in range(N)]
+    # without a slot for somebody else, windows of somebody else tell nothing
+    counted = range(L + 1) if L in owner else range(L)
+    total = sum(row[k] for row in p for k in counted)
     losses = []
     for weightings in rounds:
         loss = 0.0
         for x, row in zip(weightings, p, strict=True):
-            for k in range(L):
+            for k in counted:
                 mine = sum(x[n] for n in range(N) if owner[n] == k)
                 loss -= row[k] * math.log(mine + 1e-4)
         losses.append(loss / total)
@@ -110,10 +112,9 @@ def test_against_slow_reference(prototypes, num_slots):
     torch.testing.assert_close(losses, torch.tensor(slow).mean(dim=0), rtol=1e-4, atol=1e-4)
 
     for i, s in enumerate(speakers):
-        posteriors, trust = align_likes(windows[i], prototypes[s], weights=single[i])
+        posteriors = align_likes(windows[i], prototypes[s], weights=single[i])
         expected = slow_align(windows[i].tolist(), prototypes[s].tolist(), single[i].tolist())
-        torch.testing.assert_close(posteriors, torch.tensor(expected[0]), rtol=1e-4, atol=1e-5)
-        assert trust.tolist() == expected[1]
+        torch.testing.assert_close(posteriors, torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
 # -- who is where ---------------------------------------------------------------------------------
@@ -122,8 +123,8 @@ def test_against_slow_reference(prototypes, num_slots):
 def test_planted_windows_get_their_like(prototypes):
     likes = [3, 1, 4]
     windows, truth = planted(prototypes, [1, 3, 1, 4])
-    posteriors, trust = align_likes(windows, prototypes[likes])
-    assert posteriors.shape == (80, 3) and (trust == 1).all()
+    posteriors = align_likes(windows, prototypes[likes])
+    assert posteriors.shape == (80, 4)
     torch.testing.assert_close(posteriors.sum(dim=1), torch.ones(80))
     inner = torch.arange(80) % 20
     inner = (inner >= 4) & (inner < 16)  # changes of speaker are smoothed over
@@ -131,27 +132,33 @@ def test_planted_windows_get_their_like(prototypes):
     assert (posteriors.amax(dim=1)[inner] > 0.95).all()
 
 
-def test_windows_like_no_prototype_are_not_trusted(prototypes):
+def test_windows_like_no_prototype_are_of_somebody_else(prototypes):
     windows, truth = planted(prototypes, [0, 4, 1], noise=0.05)
-    _, trust = align_likes(windows, prototypes[[0, 1]])  # nobody liked the one in the middle
-    assert (trust[24:36] == 0).all()
-    assert (trust[:20] == 1).all() and (trust[40:] == 1).all()
-    # what the weightings say there is of no account
-    weightings = F.one_hot((truth == 1).long(), 2).float()
+    posteriors = align_likes(windows, prototypes[[0, 1]])  # nobody liked the one in the middle
+    assert (posteriors[24:36, 2] > 0.95).all()
+    assert (posteriors[:16, 0] > 0.95).all() and (posteriors[44:, 1] > 0.95).all()
+
     single = torch.ones(60)
     single[14:26] = single[34:46] = 0.0
-    changed = weightings.clone()
-    changed[26:34] = torch.rand(8, 2)
-    first = loss_of(weightings, windows, prototypes, [0, 1], single)
-    assert first == pytest.approx(loss_of(changed, windows, prototypes, [0, 1], single))
+    apart = F.one_hot(torch.tensor([0, 2, 1]).repeat_interleave(20), 4).float()
+    loss = loss_of(apart, windows, prototypes, [0, 1], single)
+    assert loss == pytest.approx(0.0, abs=5e-2)
+    for mixed, last in ((0.4, 34), (1.0, 30)):  # somebody else in the slot of a like costs
+        into = apart.clone()
+        into[26:last] = (1 - mixed) * apart[26:last] + mixed * F.one_hot(torch.tensor(0), 4)
+        assert loss_of(into, windows, prototypes, [0, 1], single) > loss + 0.05
+    # in two slots of their own they are as good
+    split = apart.clone()
+    split[30:34] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    assert loss_of(split, windows, prototypes, [0, 1], single) == pytest.approx(loss, abs=1e-3)
 
 
 @pytest.mark.parametrize("num_windows", [1, 2, 5])
 def test_fewer_windows_than_are_averaged(prototypes, num_windows):
     windows = prototypes[[2]].expand(num_windows, -1)
-    posteriors, trust = align_likes(windows, prototypes[[2, 0]])
-    assert posteriors.shape == (num_windows, 2)
-    assert (trust == 1).all() and (posteriors[:, 0] > 0.99).all()
+    posteriors = align_likes(windows, prototypes[[2, 0]])
+    assert posteriors.shape == (num_windows, 3)
+    assert (posteriors[:, 0] > 0.99).all()
 
 
 # -- loss -----------------------------------------------------------------------------------------

@@ -67,13 +67,12 @@ def test_a_padded_file_teaches_the_same(trained, num_frames):
     batch = collate([sample(trained, 0, num_frames)])
     loss, gradients = loss_and_gradients(trained, batch)
     more_loss, more_gradients = loss_and_gradients(trained, padded(batch, 61))
-    # of slots that start on the same second, rounding says where: hence more than rounding
-    torch.testing.assert_close(more_loss, loss, rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(more_loss, loss, rtol=1e-6, atol=1e-8)
     assert gradients.keys() == more_gradients.keys() and len(gradients) > 10
     scale = max(gradient.abs().max() for gradient in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(
-            more_gradients[name], gradient, rtol=0.05, atol=0.05 * scale.item(), msg=name
+            more_gradients[name], gradient, rtol=1e-5, atol=1e-6 * scale.item(), msg=name
         )
 
 
@@ -88,7 +87,7 @@ def test_files_of_a_batch_do_not_see_each_other(trained):
                 if name == "weightings":
                     assert not ours[length:].any()
                     ours = ours[:length]
-                torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=2e-3, msg=name)
+                torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8, msg=name)
 
 
 def test_loss_of_a_batch_is_that_of_its_files(trained):

@@ -14,6 +14,14 @@ from torch import Tensor, nn
 EPS = 1e-6
 
 
+def _first_of_best(scores: Tensor) -> Tensor:
+    """(B,) first of the (B, T) scores that are best but for rounding.
+
+    In files as short as the smoothing many are alike, and padding or another batch would decide.
+    """
+    return (scores * 2**12).round().argmax(dim=1)
+
+
 class TemporalSmoother(nn.Module):
     """Small dilated convolutions over time, the same for every slot.
 
@@ -219,11 +227,11 @@ class SlotRefiner(nn.Module):
             agreement = smooth.norm(dim=-1) * usable  # (B, T)
             smooth = F.normalize(smooth, dim=-1)
             batch = torch.arange(B, device=vectors.device)
-            chosen = agreement.argmax(dim=1)  # (B,)
+            chosen = _first_of_best(agreement)  # (B,)
             means = [smooth[batch, chosen]]
             closest = torch.einsum("btd,bd->bt", smooth, means[0])
             for _ in range(self.num_slots - 1):
-                chosen = ((1 - closest) * agreement**2).argmax(dim=1)
+                chosen = _first_of_best((1 - closest) * agreement**2)
                 means.append(smooth[batch, chosen])
                 closest = torch.maximum(closest, torch.einsum("btd,bd->bt", smooth, means[-1]))
             return torch.stack(means, dim=1)  # (B, N, D)
