@@ -159,6 +159,21 @@ def test_the_segmentation_tells_apart_what_sounds_alike():
     assert found.tolist() == [0, 0, 1, 1]
 
 
+def test_a_voice_that_returns_in_every_window_is_one_person():
+    """Eight people in ten windows of ten minutes: windows know of no other window's speakers."""
+    rng = np.random.default_rng(0)
+    people, num_windows, dimension = 8, 10, 64
+    voices = rng.standard_normal((people, dimension))
+    who = np.tile(np.arange(people), num_windows)
+    embeddings = voices[who] + 0.3 * rng.standard_normal((len(who), dimension))
+    seconds = rng.uniform(20, 150, len(who))
+    window = np.repeat(np.arange(num_windows), people)
+    apart = 20.0 * (window[:, None] == window) * (who[:, None] != who)
+    evidence = Evidence(np.zeros_like(apart), apart)
+    found = link_slots(embeddings, seconds, 0.4, evidence=evidence, likeness=Likeness())
+    assert found.tolist() == who.tolist()
+
+
 # -- slots to speakers ----------------------------------------------------------------------------
 
 

@@ -22,7 +22,8 @@ class TrustedLikes(nn.Module):
     cost more without being wrong.
 
     A like that is left out is as if the file were not tagged with it. Its cost is still observed,
-    and it comes back when others cost more. Likes that are not confirmed from the beginning stay out.
+    and it comes back when others cost more. Likes that are not confirmed from the beginning stay
+    out.
 
     Parameters
     ----------

@@ -269,11 +269,13 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
     ) -> Iterator[np.ndarray]:
         """Weightings (T, K) of speakers, the best first; the later ones lose fewer of them."""
         settled = self.settle(slots, windows, speech, local, least)
-        linked = self.link(settled, least, most)
-        improved = self.improve(linked, windows, speech)
-        yield improved
-        if improved is not linked:
-            yield linked
+        speaker_of = self._assign(settled, least, most)
+        num_speakers = speaker_of.max() + 1
+        parts, present = settled.join(speaker_of)
+        improved = self._improve(parts, present, num_speakers, windows, speech)
+        yield spread(improved, present, num_speakers)
+        if improved is not parts:
+            yield spread(parts, present, num_speakers)
         yield slots.merge(self._assign(slots, least, most), add=False)
 
     def compute(
@@ -365,7 +367,6 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         bounds = np.linspace(0, num_frames, num_windows + 1).round().astype(int)
         return list(itertools.pairwise(bounds.tolist()))
 
-    @torch.inference_mode()
     def improve(
         self, weightings: np.ndarray, frames: torch.Tensor | Windows, speech: np.ndarray
     ) -> np.ndarray:
@@ -394,6 +395,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         improved = self._improve(parts, present, num_speakers, frames, speech)
         return weightings if improved is parts else spread(improved, present, num_speakers)
 
+    @torch.inference_mode()
     def _improve(
         self,
         parts: list[np.ndarray],

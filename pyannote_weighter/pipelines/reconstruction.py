@@ -101,6 +101,15 @@ def to_annotation(
     return annotation.support(collar=min_duration_off) if min_duration_off > 0 else annotation
 
 
+def keep_columns(weightings: np.ndarray, kept: list[int]) -> np.ndarray:
+    """Some columns of (T, K) weightings, ascending, without a second array: it is written over."""
+    if len(kept) < weightings.shape[1]:
+        for start in range(0, len(weightings), BLOCK):
+            block = weightings[start : start + BLOCK]
+            block[:, : len(kept)] = block[:, kept]
+    return weightings[:, : len(kept)]
+
+
 def nobody(weighter: Weighter, uri: str | None) -> WeighterOutput:
     """Answer where nobody speaks."""
     return WeighterOutput(
@@ -163,16 +172,20 @@ def reconstruct(
         if len(spoken) >= min_speakers:
             break
     spoken, diarization, weightings, active, first = best
+    num_speakers, num_frames = active.shape
+    weightings = keep_columns(weightings, spoken)
     hook("weightings", SlidingWindowFeature(weightings, weighter.frames))
     hook("discrete_diarization", SlidingWindowFeature(active.T.view(np.uint8), frames))
     if not spoken:
         return nobody(weighter, uri)
+    del best, active  # as large as what comes now
     names = dict(zip(spoken, speaker_names(len(spoken)), strict=True))
-    alone = np.stack([first == speaker for speaker in range(len(active))])  # (K, T')
+    alone = np.zeros((num_speakers, num_frames), dtype=bool)
+    (speech,) = np.nonzero(first >= 0)
+    alone[first[speech], speech] = True
     exclusive = to_annotation(alone, frames, min_duration_off)
     diarization.uri = exclusive.uri = uri
 
-    weightings = weightings[:, spoken]
     with torch.inference_mode():
         parts = windows.cut(weightings)
         everyone = [np.arange(len(spoken))] * len(parts)

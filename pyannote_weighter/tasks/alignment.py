@@ -93,8 +93,8 @@ def alignment_loss(
     Each like is given to the slot of the last round that shares most time with it (Hungarian
     algorithm), and each slot that is left to the like, or the somebody else, with which it shares
     most: a speaker may hold several slots, which `linking` joins later, but a slot should hold one
-    speaker. Windows of somebody else belong to the slots of somebody else, where there are any. Only
-    windows where one speaker talks alone count.
+    speaker. Windows of somebody else belong to the slots of somebody else, where there are any.
+    Only windows where one speaker talks alone count.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """First prototypes of the liked speakers: what files that share a like have in common.
 
 A like names somebody, and which of the voices of its file that is shows in the other files with
-the same like: one voice recurs there. Whether it does also tells which likes can be believed, since
-nothing recurs where a like is wrong, or where the speaker says too little.
+the same like: one voice recurs there. Whether it does also tells which likes can be believed,
+since nothing recurs where a like is wrong, or where the speaker says too little.
 """
 
 from collections.abc import Sequence
@@ -42,10 +42,10 @@ def shared_prototypes(
     voice that recurs. Then likes are assigned to slots within each file (two likes are two
     people), and the assigned slots of a speaker are averaged, a few times over.
 
-    A like is confirmed when its slot resembles the average of the *other* files with this like more
-    than by chance: by three deviations more than the nearest slot of a file resembles somebody who
-    is not liked there. The deviation is that of the lower end of these, as those who are there
-    without a like are at the upper one. A like that stands alone is confirmed by nothing.
+    A like is confirmed when its slot resembles the average of the *other* files with this like
+    more than by chance: by three deviations more than the nearest slot of a file resembles
+    somebody who is not liked there. The deviation is that of the lower end of these, as those who
+    are there without a like are at the upper one. A like alone is confirmed by nothing.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from pyannote_weighter.audio import in_memory
+from pyannote_weighter.likeness import COEFFICIENTS as NAMES
 from pyannote_weighter.likeness import Likeness, local_evidence
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
@@ -24,7 +25,6 @@ from pyannote_weighter.tasks.samples import discretize
 
 DRAWS = 6  # ways to divide the slots of a speaker into groups
 LEAST = 0.5  # seconds of speech of a group
-NAMES = ("cosine", "local", "shorter", "longer")
 
 
 def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
@@ -70,15 +70,15 @@ def pairs(file: dict, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     first, second = np.triu_indices(len(groups), k=1)
     long = np.minimum(held[first], held[second]) >= LEAST
     first, second = first[long], second[long]
-    features = Likeness.features(
-        (sums @ sums.T)[first, second],
-        (member @ file["same"] @ member.T)[first, second],
-        (member @ file["different"] @ member.T)[first, second],
-        held[first],
-        held[second],
-    )
     who = np.array([who for who, _ in groups])
-    return features, who[first] == who[second]
+    cosine, seconds = (sums @ sums.T)[first, second], (held[first], held[second])
+    heard = [(member @ file[key] @ member.T)[first, second] for key in ("same", "different")]
+    # once as they are, once as if they had been heard far apart
+    features = [
+        Likeness().features(cosine, *evidence, *seconds)
+        for evidence in (heard, np.zeros((2, len(cosine))))
+    ]
+    return np.concatenate(features), np.tile(who[first] == who[second], 2)
 
 
 def gather(files: list[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -104,27 +104,40 @@ def main() -> None:
         files = list(protocol_files(protocol, registry, subset))
         sets[name] = gather([slots_of(pipeline, file) for file in track(files, description=name)])
 
-    def fit(names, columns=slice(None)):
+    def fit(names):
         x, y = (np.concatenate(part) for part in zip(*(sets[n] for n in names), strict=True))
-        return LogisticRegression(C=10, max_iter=1000).fit(x[:, columns], y)
+        cosine = LogisticRegression(C=10, max_iter=1000).fit(cosine_of(x), y)
+        return LogisticRegression(C=10, max_iter=1000, fit_intercept=False).fit(x, y), cosine
 
-    print("| tested on | trained on | AUC, cosine | AUC, likeness | errors, cosine | likeness |")
-    print("|---|---|---|---|---|---|")
-    for name, (x, y) in sets.items():
+    print(
+        "| tested on | trained on | heard | AUC, cosine | likeness | errors, cosine | likeness |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, (every, same) in sets.items():
         others = [n for n in sets if n != name] or [name]
-        model, cosine = fit(others), fit(others, slice(1))
-        wrong, plain = ((m.predict(x[:, : m.n_features_in_]) != y).mean() for m in (model, cosine))
-        areas = (roc_auc_score(y, scores) for scores in (x[:, 0], model.decision_function(x)))
-        cells = [
-            Path(name.split(":")[0]).parent.name,
-            ", ".join(Path(other.split(":")[0]).parent.name for other in others),
-            *(f"{area:.4f}" for area in areas),
-            *(f"{100 * share:.1f} %" for share in (plain, wrong)),
-        ]
-        print("| " + " | ".join(cells) + " |")
-    model = fit(sets)
-    coefficients = dict(zip(NAMES, model.coef_[0], strict=True)) | {"bias": model.intercept_[0]}
-    print("\n" + ", ".join(f"{name}: {value:.2f}" for name, value in coefficients.items()))
+        model, cosine = fit(others)
+        apart = ~every[:, : len(NAMES) // 2].any(axis=1)
+        for heard, some in (("in the same windows", ~apart), ("apart", apart)):
+            x, y = every[some], same[some]
+            wrong = [(cosine.predict(cosine_of(x)) != y).mean(), (model.predict(x) != y).mean()]
+            areas = (roc_auc_score(y, s) for s in (cosine_of(x)[:, 0], model.decision_function(x)))
+            cells = [
+                Path(name.split(":")[0]).parent.name,
+                ", ".join(Path(other.split(":")[0]).parent.name for other in others),
+                heard,
+                *(f"{area:.4f}" for area in areas),
+                *(f"{100 * share:.1f} %" for share in wrong),
+            ]
+            print("| " + " | ".join(cells) + " |")
+    model, _ = fit(sets)
+    print()
+    print(", ".join(f"{n}: {value:.2f}" for n, value in zip(NAMES, model.coef_[0], strict=True)))
+
+
+def cosine_of(features: np.ndarray) -> np.ndarray:
+    """(pairs, 1) cosines, which are shared between the pairs heard together and the others."""
+    first, second = NAMES.index("cosine"), NAMES.index("cosine_apart")
+    return features[:, [first]] + features[:, [second]]
 
 
 if __name__ == "__main__":

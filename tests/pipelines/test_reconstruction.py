@@ -71,7 +71,9 @@ def answer(weighter, candidates, count, least: int = 1, hook=lambda *args, **opt
         frames = torch.randn(100, weighter.backbone.frame_dimension)
         windows.append(weigh_frames(weighter, frames, np.ones(100, dtype=np.uint8))[1])
     count = SlidingWindowFeature(np.uint8(count).reshape(100, 1), weighter.frames)
-    return reconstruct(weighter, candidates, count, None, windows, least, np.inf, 0.0, "made", hook)
+    return reconstruct(
+        weighter, candidates, count, None, windows, least, np.inf, 0.0, "made", hook
+    )
 
 
 def halves(*columns) -> np.ndarray:
