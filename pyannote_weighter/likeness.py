@@ -17,11 +17,6 @@ from pyannote.core import SlidingWindow
 
 RESOLUTION = 0.1  # seconds; weightings of the default Weighter change no faster
 BATCH = 64  # windows at a time
-HALF_HEARD = 0.3  # seconds in the same windows, for what the segmentation says to count by half
-COEFFICIENTS = (
-    "cosine", "shorter", "longer", "bias", "local",
-    "cosine_apart", "shorter_apart", "longer_apart", "bias_apart",
-)  # fmt: skip
 
 
 class LocalSpeakers(NamedTuple):
@@ -142,9 +137,9 @@ def local_evidence(
 class Likeness:
     """Log odds that two groups of slots are one person: a logistic regression.
 
-    Groups that were heard in the same windows of the segmentation are judged by their embeddings
-    and by what it says; groups that were not, as in distant parts of a long recording, by their
-    embeddings alone, which then have to say more. In between, in proportion to the time.
+    Groups that are in one window of the Weighter are judged by their embeddings and by what the
+    segmentation says of them; groups in different windows, of which it says nothing, by their
+    embeddings alone.
 
     The coefficients come from `recipes/linking` (CAM++, segmentation-3.0); other backbones
     have other cosines.
@@ -152,7 +147,7 @@ class Likeness:
     Attributes
     ----------
     cosine, cosine_apart : float
-        Of the cosine between the embeddings, of groups heard in the same windows and of others.
+        Of the cosine between the embeddings, in one window and apart.
     local : float
         Of (same - different) / (same + different + 0.3 s), see `Evidence`.
     shorter, longer, shorter_apart, longer_apart : float
@@ -160,46 +155,39 @@ class Likeness:
         look alike less, and two long ones that are alike only somewhat are two people.
     bias, bias_apart : float
     longest : float
-        Seconds above which more speech makes no difference.
+        Seconds above which more speech makes no difference: nothing longer was fitted.
     """
 
-    cosine: float = 15.5
-    local: float = 3.6
-    shorter: float = -1.4
-    longer: float = -0.5
-    bias: float = -7.8
+    cosine: float = 15.0
+    local: float = 4.0
+    shorter: float = -1.8
+    longer: float = -0.6
+    bias: float = -6.6
     cosine_apart: float = 17.5
     shorter_apart: float = -1.5
     longer_apart: float = -0.4
     bias_apart: float = -6.8
-    longest: float = 30.0
+    longest: float = 60.0
 
     def features(self, cosine, same, different, seconds, other_seconds) -> np.ndarray:
-        """Stack what `coefficients` are multiplied with: (..., 9)."""
-        heard = same + different
-        together = heard / (heard + HALF_HEARD)
-        shorter, longer = (
-            np.log(np.minimum(f(seconds, other_seconds), self.longest) + 0.1)
-            for f in (np.minimum, np.maximum)
-        )
-        voices = np.stack([cosine, shorter, longer, np.ones_like(shorter)], axis=-1)
-        local = (same - different) / (heard + HALF_HEARD)
-        return np.concatenate(
+        """Stack what the first four coefficients are multiplied with: (..., 4)."""
+        return np.stack(
             [
-                together[..., None] * voices,
-                local[..., None],
-                (1 - together[..., None]) * voices,
+                cosine,
+                (same - different) / (same + different + 0.3),
+                np.log(np.minimum(np.minimum(seconds, other_seconds), self.longest) + 0.1),
+                np.log(np.minimum(np.maximum(seconds, other_seconds), self.longest) + 0.1),
             ],
             axis=-1,
         )
 
-    @property
-    def coefficients(self) -> np.ndarray:
-        """(9,) array in the order of `COEFFICIENTS`."""
-        return np.array([getattr(self, name) for name in COEFFICIENTS])
-
-    def __call__(self, cosine, same, different, seconds, other_seconds) -> np.ndarray:
+    def __call__(
+        self, cosine, same, different, seconds, other_seconds, together=True
+    ) -> np.ndarray:
         """Probability that two groups are one person; arrays of any shapes that broadcast."""
         arrays = np.broadcast_arrays(cosine, same, different, seconds, other_seconds)
-        log_odds = self.features(*arrays) @ self.coefficients
+        features = self.features(*arrays)
+        near = features @ [self.cosine, self.local, self.shorter, self.longer] + self.bias
+        apart = features @ [self.cosine_apart, 0.0, self.shorter_apart, self.longer_apart]
+        log_odds = np.where(together, near, apart + self.bias_apart)
         return 1.0 / (1.0 + np.exp(-np.clip(log_odds, -500, 500)))

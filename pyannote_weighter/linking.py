@@ -24,6 +24,7 @@ def link_slots(
     max_speakers: float = np.inf,
     evidence: Evidence | None = None,
     likeness: Likeness | None = None,
+    windows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Merge slots, the most similar pair of groups first.
 
@@ -45,6 +46,8 @@ def link_slots(
     likeness : Likeness, optional
         Similarity is then the probability that two groups are one person. By default it is the
         cosine of their centroids, as in centroid linkage, and evidence is not looked at.
+    windows : (M, W) bool array, optional
+        Windows of the Weighter in which each slot is. Defaults to the same for all.
 
     Returns
     -------
@@ -59,6 +62,9 @@ def link_slots(
     if evidence is None:
         evidence = Evidence(*np.zeros((2, num_slots, num_slots)))
     same, different = evidence.same.copy(), evidence.different.copy()
+    if windows is None:
+        windows = np.ones((num_slots, 1), dtype=bool)
+    windows = windows.astype(np.float32)
 
     def similarity(group: int | slice) -> np.ndarray:
         """Of one group, or of all, to all others."""
@@ -66,7 +72,8 @@ def link_slots(
         cosine = _unit(sums[rows[:, 0]]) @ _unit(sums).T
         if likeness is not None:
             pairs = same[rows[:, 0]], different[rows[:, 0]]
-            cosine = likeness(cosine, *pairs, seconds[rows], seconds)
+            together = windows[rows[:, 0]] @ windows.T > 0
+            cosine = likeness(cosine, *pairs, seconds[rows], seconds, together)
         return np.where(alive & (rows != np.arange(num_slots)), cosine, -np.inf)
 
     group_of = np.arange(num_slots)  # a group is named by its first slot
@@ -83,6 +90,7 @@ def link_slots(
         a, b = min(a, b), max(a, b)
         sums[a] += sums[b]
         seconds[a] += seconds[b]
+        windows[a] = np.maximum(windows[a], windows[b])
         for seen in (same, different):
             seen[a] += seen[b]
             seen[:, a] += seen[:, b]
@@ -188,6 +196,9 @@ class Slots:
         if not kept.any():
             kept[np.where(audible, self.confidence, -1.0).argmax()] = True
         kept = np.flatnonzero(kept)
+        windows = np.zeros((len(self.seconds), len(self.columns)), dtype=bool)
+        for window, slots in enumerate(self.columns):
+            windows[slots, window] = True
 
         groups = link_slots(
             self.embeddings[kept],
@@ -199,6 +210,7 @@ class Slots:
             if self.evidence is None
             else Evidence(*(seen[np.ix_(kept, kept)] for seen in self.evidence)),
             likeness,
+            windows[kept],
         )
         held = np.bincount(groups, weights=self.seconds[kept])
         stays = held >= min_duration

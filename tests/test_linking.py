@@ -170,8 +170,13 @@ def test_a_voice_that_returns_in_every_window_is_one_person():
     window = np.repeat(np.arange(num_windows), people)
     apart = 20.0 * (window[:, None] == window) * (who[:, None] != who)
     evidence = Evidence(np.zeros_like(apart), apart)
-    found = link_slots(embeddings, seconds, 0.4, evidence=evidence, likeness=Likeness())
+    options = {"evidence": evidence, "likeness": Likeness()}
+    found = link_slots(
+        embeddings, seconds, 0.4, **options, windows=window[:, None] == np.arange(num_windows)
+    )
     assert found.tolist() == who.tolist()
+    one_window = link_slots(embeddings, seconds, 0.4, **options)
+    assert len(set(one_window.tolist())) > people  # what was fitted there does not hold
 
 
 # -- slots to speakers ----------------------------------------------------------------------------

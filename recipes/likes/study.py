@@ -110,7 +110,7 @@ TABLES = {
     "price": [
         Run(f"lambda {price}, {kept:.0%} of likes", kept, task={"lambda_": price})
         for kept in (1.0, 0.5, 0.25)
-        for price in (0.1, 1.0, "auto")
+        for price in (0.0, 0.1, 1.0, "auto")
     ],
     "wrong": [
         Run(f"{wrong:.0%} wrong, {what}", wrong=wrong, task={"wrong_likes": option})

@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from pyannote_weighter.audio import in_memory
-from pyannote_weighter.likeness import COEFFICIENTS as NAMES
 from pyannote_weighter.likeness import Likeness, local_evidence
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
@@ -23,6 +22,8 @@ from pyannote_weighter.protocols import protocol_files
 from pyannote_weighter.segmentation import sample_nearest
 from pyannote_weighter.tasks.samples import discretize
 
+NAMES = ("cosine", "local", "shorter", "longer")
+KINDS = {"cosine": [0], "likeness, apart": [0, 2, 3], "likeness": [0, 1, 2, 3]}  # columns
 DRAWS = 6  # ways to divide the slots of a speaker into groups
 LEAST = 0.5  # seconds of speech of a group
 
@@ -73,12 +74,7 @@ def pairs(file: dict, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     who = np.array([who for who, _ in groups])
     cosine, seconds = (sums @ sums.T)[first, second], (held[first], held[second])
     heard = [(member @ file[key] @ member.T)[first, second] for key in ("same", "different")]
-    # once as they are, once as if they had been heard far apart
-    features = [
-        Likeness().features(cosine, *evidence, *seconds)
-        for evidence in (heard, np.zeros((2, len(cosine))))
-    ]
-    return np.concatenate(features), np.tile(who[first] == who[second], 2)
+    return Likeness().features(cosine, *heard, *seconds), who[first] == who[second]
 
 
 def gather(files: list[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -104,40 +100,29 @@ def main() -> None:
         files = list(protocol_files(protocol, registry, subset))
         sets[name] = gather([slots_of(pipeline, file) for file in track(files, description=name)])
 
-    def fit(names):
+    def fit(names, columns):
         x, y = (np.concatenate(part) for part in zip(*(sets[n] for n in names), strict=True))
-        cosine = LogisticRegression(C=10, max_iter=1000).fit(cosine_of(x), y)
-        return LogisticRegression(C=10, max_iter=1000, fit_intercept=False).fit(x, y), cosine
+        return LogisticRegression(C=10, max_iter=1000).fit(x[:, columns], y)
 
-    print(
-        "| tested on | trained on | heard | AUC, cosine | likeness | errors, cosine | likeness |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for name, (every, same) in sets.items():
+    print("| tested on | trained on | judged by | AUC | errors |")
+    print("|---|---|---|---|---|")
+    for name, (x, y) in sets.items():
         others = [n for n in sets if n != name] or [name]
-        model, cosine = fit(others)
-        apart = ~every[:, : len(NAMES) // 2].any(axis=1)
-        for heard, some in (("in the same windows", ~apart), ("apart", apart)):
-            x, y = every[some], same[some]
-            wrong = [(cosine.predict(cosine_of(x)) != y).mean(), (model.predict(x) != y).mean()]
-            areas = (roc_auc_score(y, s) for s in (cosine_of(x)[:, 0], model.decision_function(x)))
+        for kind, columns in KINDS.items():
+            model = fit(others, columns)
             cells = [
                 Path(name.split(":")[0]).parent.name,
                 ", ".join(Path(other.split(":")[0]).parent.name for other in others),
-                heard,
-                *(f"{area:.4f}" for area in areas),
-                *(f"{100 * share:.1f} %" for share in wrong),
+                kind,
+                f"{roc_auc_score(y, model.decision_function(x[:, columns])):.4f}",
+                f"{100 * (model.predict(x[:, columns]) != y).mean():.1f} %",
             ]
             print("| " + " | ".join(cells) + " |")
-    model, _ = fit(sets)
-    print()
-    print(", ".join(f"{n}: {value:.2f}" for n, value in zip(NAMES, model.coef_[0], strict=True)))
-
-
-def cosine_of(features: np.ndarray) -> np.ndarray:
-    """(pairs, 1) cosines, which are shared between the pairs heard together and the others."""
-    first, second = NAMES.index("cosine"), NAMES.index("cosine_apart")
-    return features[:, [first]] + features[:, [second]]
+    for kind, columns in KINDS.items():
+        model = fit(sets, columns)
+        named = dict(zip([NAMES[c] for c in columns], model.coef_[0], strict=True))
+        named["bias"] = model.intercept_[0]
+        print(f"\n{kind}: " + ", ".join(f"{name} {value:.2f}" for name, value in named.items()))
 
 
 if __name__ == "__main__":
