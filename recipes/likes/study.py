@@ -57,11 +57,6 @@ class Run:
     epochs: int | None = None
     """0: not trained."""
 
-    def key(self, seed: int) -> str:
-        """Name of its folder: other options, other folder."""
-        digest = zlib.crc32(json.dumps(asdict(self), sort_keys=True).encode())
-        return f"{self.name.replace(' ', '-')}-{digest:08x}-seed{seed}"
-
 
 UNTRAINED = Run("untrained", epochs=0)
 LOSSES = {
@@ -150,10 +145,19 @@ class Study:
         self.files = files[self.first : self.first + self.judged]
         self.into.mkdir(parents=True, exist_ok=True)
 
+    def folder(self, run: Run, seed: int) -> Path:
+        """Folder of a run: other options, other folder."""
+        options = [asdict(run), self.num_files, self.num_steps, self.batch_size]
+        digest = zlib.crc32(json.dumps(options, sort_keys=True).encode())
+        return self.into / f"{run.name.replace(' ', '-')}-{digest:08x}-seed{seed}"
+
+    def path(self, run: Run, seed: int) -> Path:
+        """Where its errors are kept, on these files."""
+        return self.folder(run, seed) / f"{self.subset}-{self.first}-{len(self.files)}.json"
+
     def result(self, run: Run, seed: int) -> dict:
         """Train and judge, or read what was found before."""
-        folder = self.into / run.key(seed)
-        path = folder / f"{self.subset}-{self.first}-{len(self.files)}.json"
+        folder, path = self.folder(run, seed), self.path(run, seed)
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         CONSOLE.print(f"{run.name}, seed {seed}")
@@ -387,12 +391,7 @@ def main() -> None:
         runs = [r for r in TABLES[table] if not arguments.only or r.name in arguments.only]
         results: dict[str, list[dict]] = {run.name: [] for run in runs}
         for seed, run in itertools.product(arguments.seeds, runs):
-            path = (
-                study.into
-                / run.key(seed)
-                / f"{study.subset}-{study.first}-{len(study.files)}.json"
-            )
-            if arguments.report and not path.exists():
+            if arguments.report and not study.path(run, seed).exists():
                 continue
             results[run.name].append(study.result(run, seed))
         print(f"{table}\n\n{HEAD}\n" + "|---" * (HEAD.count("|") - 1) + "|")
