@@ -22,6 +22,26 @@ def _first_of_best(scores: Tensor) -> Tensor:
     return (scores * 2**12).round().argmax(dim=1)
 
 
+def convolve(x: Tensor, layer: nn.Conv1d) -> Tensor:
+    """Apply a convolution to series whose channels come last: (B, T, C) to (B, T, C').
+
+    Same as the layer, several times faster where channels are few: no values are rearranged, and
+    groups, too small for vector instructions, are computed as one, with zeros between them.
+    """
+    g = layer.groups
+    weight = layer.weight.unflatten(0, (g, -1)).unsqueeze(2)  # (g, C' / g, 1, C / g, taps)
+    between = torch.eye(g, device=x.device, dtype=weight.dtype)[:, None, :, None, None]
+    weight = (weight * between).flatten(2, 3).flatten(0, 1)  # (C', C, taps)
+    convolved = F.conv2d(
+        x.transpose(1, 2).unsqueeze(2),
+        weight.unsqueeze(2),
+        layer.bias,
+        padding=(0, layer.padding[0]),
+        dilation=(1, layer.dilation[0]),
+    )  # (B, C', 1, T), channels last in memory
+    return convolved.squeeze(2).transpose(1, 2)
+
+
 class TemporalSmoother(nn.Module):
     """Small dilated convolutions over time, the same for every slot.
 
@@ -69,16 +89,19 @@ class TemporalSmoother(nn.Module):
         -------
         scores : (B, T, N) tensor
         """
-        B, T, N, num_features = evidence.shape
-        x = evidence.permute(0, 2, 3, 1).reshape(B * N, num_features, T)  # (B * N, F, T)
-        x = self.inlet(x)
-        kept = 1.0
+        B, T, N, _ = evidence.shape
+        x = evidence.transpose(1, 2).flatten(0, 1)  # (B * N, T, F)
+        weight = self.inlet.weight.squeeze(-1).T.expand(B * N, -1, -1)  # (B * N, F, H)
+        x = torch.baddbmm(self.inlet.bias, x, weight)  # (B * N, T, H)
+        kept = None
         if inside is not None:
-            kept = inside.repeat_interleave(N, dim=0)[:, None]  # (B * N, 1, T)
+            kept = inside.repeat_interleave(N, dim=0)[..., None]  # (B * N, T, 1)
         for layer in self.layers:
-            x = x * kept
-            x = x + F.gelu(layer(x))
-        return self.outlet(x).reshape(B, N, T).transpose(1, 2)  # (B, T, N)
+            if kept is not None:
+                x = x * kept
+            x = F.gelu(convolve(x, layer)).add_(x)
+        x = F.linear(x, self.outlet.weight.squeeze(-1), self.outlet.bias)  # (B * N, T, 1)
+        return x.reshape(B, N, T).transpose(1, 2)  # (B, T, N)
 
 
 class SlotCompetition(nn.Module):
@@ -288,26 +311,27 @@ class SlotRefiner(nn.Module):
         heads : list of (B, T, N) tensors or None
             Y after each round, values in [0, 1], if there is a second head.
         """
+        # (B, N, T) inside: sums over time, and convolutions, are of values that lie side by side
         vectors = F.normalize(self.project(self.norm(windows)), dim=-1)  # (B, T, D)
         temperature = self.log_temperature.exp()
         if start is None:
-            cosine = vectors @ self.start(vectors, single).transpose(1, 2)  # (B, T, N)
-            posterior = (temperature[0] * cosine).softmax(dim=-1)
+            cosine = self.start(vectors, single) @ vectors.transpose(1, 2)  # (B, N, T)
+            posterior = (temperature[0] * cosine).softmax(dim=1)
         else:
-            posterior = start / start.sum(dim=-1, keepdim=True).clamp_min(EPS)
-        identity = torch.eye(posterior.shape[-1], device=vectors.device, dtype=vectors.dtype)
+            posterior = start.transpose(1, 2) / start.sum(dim=-1).clamp_min(EPS)[:, None]
+        identity = torch.eye(posterior.shape[1], device=vectors.device, dtype=vectors.dtype)
         total = single.sum(dim=1, keepdim=True).clamp_min(EPS)  # (B, 1)
 
-        embedding = embed(posterior * speech[..., None])  # (B, N, D)
+        embedding = embed((posterior * speech[:, None]).transpose(1, 2))  # (B, N, D)
         weightings, embeddings, heads = [], [], []
         for r in range(self.num_rounds):
-            held = posterior * single[..., None]  # (B, T, N)
-            mass = held.sum(dim=1)  # (B, N)
+            held = posterior * single[:, None]  # (B, N, T)
+            mass = held.sum(dim=2)  # (B, N)
             share = mass / total
-            sums = held.transpose(1, 2) @ vectors  # (B, N, D)
+            sums = held @ vectors  # (B, N, D)
             means = F.normalize(sums, dim=-1, eps=EPS)
             cohesion = (sums * means).sum(dim=-1) / mass.clamp_min(EPS)  # (B, N)
-            cosine = vectors @ means.transpose(1, 2)  # (B, T, N)
+            cosine = means @ vectors.transpose(1, 2)  # (B, N, T)
             nearest = means @ means.transpose(1, 2) - 2 * identity  # (B, N, N)
             bias = self.competition(
                 means,
@@ -317,23 +341,23 @@ class SlotRefiner(nn.Module):
                 mass * self.window_step,
             )  # (B, N)
             prior = self.share_weight[r] * (share + 1e-3).log() + bias  # (B, N)
-            near = self.average(cosine, single, inside)
-            scores = temperature[r + 1] * near + prior[:, None]  # (B, T, N)
+            near = self.average(cosine.transpose(1, 2), single, inside).transpose(1, 2)
+            scores = temperature[r + 1] * near + prior[..., None]  # (B, N, T)
             evidence = torch.stack(
                 [
-                    (scores - scores.amax(dim=-1, keepdim=True)).clamp_min(-10) / 5,
+                    (scores - scores.amax(dim=1, keepdim=True)).clamp_min(-10) / 5,
                     posterior,
                     near - cosine,
-                    (share + 1e-3).log()[:, None].expand_as(cosine) / 5,
-                    nearest.amax(dim=-1)[:, None].expand_as(cosine),
-                    cohesion[:, None].expand_as(cosine),
-                    single[..., None].expand_as(cosine),
+                    ((share + 1e-3).log() / 5)[..., None].expand_as(cosine),
+                    nearest.amax(dim=-1)[..., None].expand_as(cosine),
+                    cohesion[..., None].expand_as(cosine),
+                    single[:, None].expand_as(cosine),
                 ],
-                dim=-1,
-            )  # (B, T, N, 7)
-            scores = scores + self.smoother(evidence, inside)
-            posterior = scores.softmax(dim=-1)
-            weightings.append(posterior * speech[..., None])
+                dim=2,
+            ).permute(0, 3, 1, 2)  # (B, T, N, 7)
+            scores = scores + self.smoother(evidence, inside).transpose(1, 2)
+            posterior = scores.softmax(dim=1)
+            weightings.append((posterior * speech[:, None]).transpose(1, 2))
             if self.second is not None:
                 heads.append(torch.sigmoid(self.second(evidence, inside)))
             embedding = embed(weightings[-1])
