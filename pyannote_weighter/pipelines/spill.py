@@ -40,6 +40,7 @@ class Rows:
 
     def __init__(self, width: int, half: bool = False, memory: int = MEMORY):
         self.dtype = np.dtype(np.float16 if half else np.float32)
+        self.precision = torch.float16 if half else torch.float32
         self.shape = (0, width)
         self.file = tempfile.SpooledTemporaryFile(max_size=memory)
         weakref.finalize(self, self.file.close)
@@ -52,10 +53,11 @@ class Rows:
         OSError
             If the disk is full.
         """
-        values = rows.detach().cpu().numpy().astype(self.dtype, copy=False)
+        # torch uses vector instructions for half precision, numpy does not
+        values = rows.detach().cpu().to(self.precision).contiguous().numpy()
         self.file.seek(0, os.SEEK_END)
         try:
-            self.file.write(np.ascontiguousarray(values).data)
+            self.file.write(values.data)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -69,9 +71,9 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """(some, width) float32 tensor, on the CPU, of a slice without a step."""
+        """(some, width) tensor of a slice without a step, as it is kept, on the CPU."""
         start, stop, _ = rows.indices(len(self))
         values = np.empty((max(0, stop - start), self.shape[1]), dtype=self.dtype)
         self.file.seek(start * self.shape[1] * self.dtype.itemsize)
         self.file.readinto(values.data)
-        return torch.from_numpy(values).float()
+        return torch.from_numpy(values)

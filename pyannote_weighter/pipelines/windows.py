@@ -85,7 +85,7 @@ class Windows:
 
     def __getitem__(self, index: int) -> Window:
         rows, num_frames = self.known[index]
-        values = self.rows[rows].to(self.device)[None]  # (1, 1 + S, 2 C + D')
+        values = self.rows[rows].to(self.device).float()[None]  # (1, 1 + S, 2 C + D')
         center = values[:, :1, : self.channels]
         mean, root, embeddings = values[:, 1:].split(
             [self.channels, self.channels, values.shape[-1] - 2 * self.channels], dim=-1
@@ -120,6 +120,7 @@ def weigh_frames(
     ----------
     weighter : Weighter
     frames : (T, C) tensor
+        In half precision too: a block of them at a time is then made full.
     count : (T,) array
         Number of speakers in each frame.
     start : (T, K) array, optional
@@ -130,7 +131,7 @@ def weigh_frames(
     embedded = []
 
     def embed_windows(*arguments):
-        embedded.append(weighter.backbone.embed_windows(*arguments))
+        embedded.append(weighter.backbone.embed_windows(*arguments, summary))
         return embedded[-1]
 
     weighed = _weigh(weighter, frames, summary, embed_windows, count, start)
@@ -166,6 +167,7 @@ def _weigh(weighter, frames, summary, embed_windows, count, start) -> Weighed:
         pooling,
         count=torch.from_numpy(count[None]).to(frames.device),
         start=None if start is None else torch.from_numpy(start[None]).to(frames.device),
+        estimate=False,
     )
 
     def at_frames(steps: Tensor) -> Tensor:  # (1, S, N) to (1, T, N)

@@ -145,7 +145,14 @@ class Backbone(nn.Module):
         """
         return self.embed_statistics(pool_summary(summary, weightings, self.deviation))
 
-    def embed_windows(self, frames: Tensor, weights: Tensor, window: int, step: int) -> Tensor:
+    def embed_windows(
+        self,
+        frames: Tensor,
+        weights: Tensor,
+        window: int,
+        step: int,
+        summary: Summary | None = None,
+    ) -> Tensor:
         """Pool frames into one embedding per short window.
 
         Window i is centred on frames `i * step` to `(i + 1) * step`; what lies outside of the
@@ -158,6 +165,8 @@ class Backbone(nn.Module):
             Not negative. A window without any weight has statistics of zero.
         window, step : int
             In frames; `window - step` must be even.
+        summary : Summary, optional
+            Of the same frames over the same steps, if it is there: it makes this faster.
 
         Returns
         -------
@@ -169,8 +178,17 @@ class Backbone(nn.Module):
         for first in range(0, num_windows, BLOCK):
             start = max(0, first - reach)
             seen = slice(start * step, (first + BLOCK + reach) * step)
+            part = None
+            if summary is not None:
+                steps = slice(start, first + BLOCK + reach)
+                part = Summary(
+                    summary.center,
+                    summary.mean[:, steps],
+                    summary.power[:, steps],
+                    summary.size[..., steps, :],
+                )
             statistics = pool_windows(
-                frames[:, seen], weights[:, seen], window, step, self.deviation
+                frames[:, seen], weights[:, seen], window, step, self.deviation, part
             )[:, first - start :][:, :BLOCK]
             embeddings.append(self.embed_statistics(statistics))
         return torch.cat(embeddings, dim=1)

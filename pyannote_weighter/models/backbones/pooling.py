@@ -43,13 +43,55 @@ def sum_steps(
         part = full_precision(frames[:, start : start + block]) - center
         weight = weights[:, start : start + block].to(part.dtype)
         missing = -part.shape[1] % step  # frames that complete the last step
-        part = F.pad(part, (0, 0, 0, missing)).unflatten(1, (-1, step))  # (B, S, step, C)
+        if missing:
+            part = F.pad(part, (0, 0, 0, missing))
+        part = part.unflatten(1, (-1, step))  # (B, S, step, C)
         weight = F.pad(weight, (0, missing)).unflatten(1, (-1, step)).unsqueeze(2)
         # (B, S, 1, step)
         sums.append((weight @ part).squeeze(2))
         if deviation:
             squares.append((weight @ part.square()).squeeze(2))
     return torch.cat(sums, dim=1), torch.cat(squares, dim=1) if deviation else None
+
+
+def weigh_steps(
+    summary: Summary, frames: Tensor, weights: Tensor, step: int, deviation: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Same as `sum_steps`, from the summary of these frames wherever weights are alike in a step.
+
+    Parameters
+    ----------
+    summary : Summary
+        Of the same frames and step; its center is the one that is taken away.
+    frames, weights, step, deviation
+        See `sum_steps`.
+
+    Returns
+    -------
+    sums, squares : (batch, ceil(frames / step), channels) torch.Tensor
+    """
+    weight = F.pad(weights, (0, -weights.shape[1] % step)).unflatten(1, (-1, step))  # (B, S, step)
+    total = weight.sum(dim=2).unsqueeze(-1)  # (B, S, 1)
+    sums = summary.mean * total
+    squares = summary.power * total if deviation else None
+    unlike = (weight != weight[..., :1]).any(dim=2).any(dim=0)  # (S,)
+    (some,) = unlike.nonzero(as_tuple=True)
+    if len(some):
+        seen = some[:, None] * step + torch.arange(step, device=some.device)  # (some, step)
+        seen = seen.flatten().clamp_max(frames.shape[1] - 1)  # beyond the end there is no weight
+        again = sum_steps(frames[:, seen], weight[:, some].flatten(1), step, summary.center)
+        sums[:, some] = again[0]
+        if deviation:
+            squares[:, some] = again[1]
+    return sums, squares
+
+
+def center_of(frames: Tensor) -> Tensor:
+    """(batch, 1, channels) mean of (batch, frames, channels), without gradient."""
+    frames = frames.detach()
+    block = max(1, BLOCK // (frames.shape[0] * frames.shape[2]))
+    sums = [full_precision(part).sum(dim=1, keepdim=True) for part in frames.split(block, dim=1)]
+    return torch.cat(sums, dim=1).sum(dim=1, keepdim=True) / frames.shape[1]
 
 
 def summarize_steps(frames: Tensor, step: int) -> Summary:
@@ -61,7 +103,7 @@ def summarize_steps(frames: Tensor, step: int) -> Summary:
     step : int
         In frames.
     """
-    center = full_precision(frames).mean(dim=1, keepdim=True).detach()
+    center = center_of(frames)
     ones = center.new_ones(1, 1).expand(frames.shape[:2])
     sums, squares = sum_steps(frames, ones, step, center)
     size = sums.new_full((sums.shape[1], 1), step)
@@ -70,7 +112,12 @@ def summarize_steps(frames: Tensor, step: int) -> Summary:
 
 
 def pool_windows(
-    frames: Tensor, weights: Tensor, window: int, step: int, deviation: bool = True
+    frames: Tensor,
+    weights: Tensor,
+    window: int,
+    step: int,
+    deviation: bool = True,
+    summary: Summary | None = None,
 ) -> Tensor:
     """Weighted mean, and unbiased standard deviation, of every window.
 
@@ -86,6 +133,8 @@ def pool_windows(
         In frames; window i is centred on frames `i * step` to `(i + 1) * step`.
     deviation : bool, optional
         Defaults to True.
+    summary : Summary, optional
+        Of these frames over the same steps, which is faster.
 
     Returns
     -------
@@ -125,8 +174,12 @@ def pool_windows(
     mass = torch.where(mass > NO_WEIGHT, mass, 1.0)
 
     # distances to the mean of the recording keep the difference of squares from cancelling
-    center = full_precision(frames).mean(dim=1, keepdim=True).detach()
-    sums, squares = sum_steps(frames, weights, unit, center, deviation)
+    if summary is not None and unit == step:
+        center = summary.center
+        sums, squares = weigh_steps(summary, frames, weights, step, deviation)
+    else:
+        center = center_of(frames)
+        sums, squares = sum_steps(frames, weights, unit, center, deviation)
     mean = total(sums) / mass  # (batch, windows, channels)
     if not deviation:
         return (mean + center) * present

@@ -78,6 +78,7 @@ class Encoder(nn.Module):
         count: Tensor | None = None,
         mask: Tensor | None = None,
         start: Tensor | None = None,
+        estimate: bool = True,
     ) -> Encoded:
         """Weigh frames.
 
@@ -93,5 +94,7 @@ class Encoder(nn.Module):
             False on padding, which follows the frames.
         start : (B, T, K) tensor, optional
             Weightings to start from, of any number of slots, where the encoder `restarts`.
+        estimate : bool, optional
+            Whether to estimate activity (default) although `count` is known, which training does.
         """
         raise NotImplementedError

@@ -100,7 +100,14 @@ class WavLMEncoder(Encoder):
         self.second = nn.Linear(dimension, num_slots) if second_head else None
 
     def forward(
-        self, frames: Tensor, summary: Summary, pooling: Pooling, count=None, mask=None, start=None
+        self,
+        frames: Tensor,
+        summary: Summary,
+        pooling: Pooling,
+        count=None,
+        mask=None,
+        start=None,
+        estimate=True,
     ) -> Encoded:
         """Weigh frames; see `Encoder`. What is on padding changes nothing, `count` is not used."""
         steps, inside = self._reduce(full_precision(frames), mask)

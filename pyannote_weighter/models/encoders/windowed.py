@@ -94,21 +94,29 @@ class RefineEncoder(Encoder):
         return F.avg_pool1d(x.transpose(1, 2), self.step, ceil_mode=True).transpose(1, 2)
 
     def forward(
-        self, frames: Tensor, summary: Summary, pooling: Pooling, count=None, mask=None, start=None
+        self,
+        frames: Tensor,
+        summary: Summary,
+        pooling: Pooling,
+        count=None,
+        mask=None,
+        start=None,
+        estimate=True,
     ) -> Encoded:
         """Assign frames to slots; see `Encoder`."""
-        with torch.no_grad():
-            averages = summary.mean + summary.center  # (B, S, C)
-        inside = None
+        dtype = summary.mean.dtype
+        inside = activity = None
         if mask is not None:
-            inside = (summary.size.squeeze(-1) > 0).to(averages.dtype)  # (B, S)
-        activity = self.activity(averages, inside)  # (B, S, 3)
+            inside = (summary.size.squeeze(-1) > 0).to(dtype)  # (B, S)
+        if estimate or count is None:
+            averages = (summary.mean + summary.center).detach()  # (B, S, C)
+            activity = self.activity(averages, inside)  # (B, S, 3)
         if count is None:
             _, one, several = activity.softmax(dim=-1).detach().unbind(dim=-1)
             speech, single = one + several, one
             weights = one.repeat_interleave(self.step, dim=1)[:, : frames.shape[1]]
         else:
-            states = torch.stack([count >= 1, count == 1], dim=-1).to(averages.dtype)  # (B, T, 2)
+            states = torch.stack([count >= 1, count == 1], dim=-1).to(dtype)  # (B, T, 2)
             speech, single = self.to_steps(states, mask).unbind(dim=-1)  # (B, S)
             weights = states[..., 1]
         # overlap and silence hardly count in a window that also holds one speaker alone
