@@ -126,12 +126,17 @@ def _resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
     return torch.from_numpy(resample_poly(waveform.cpu().numpy(), up, down, axis=1)).to(waveform)
 
 
+def check_path(path: Path) -> None:
+    """Refuse what is no file: ValueError for a folder, FileNotFoundError for nothing at all."""
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder: give the audio file itself")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such audio file: check the path")
+
+
 def _read(source: Path | IOBase) -> tuple[Tensor, int]:
     if isinstance(source, Path):
-        if source.is_dir():
-            raise ValueError(f"{source}: is a folder: give the audio file itself")
-        if not source.exists():
-            raise FileNotFoundError(f"{source}: no such audio file: check the path")
+        check_path(source)
     try:
         samples, sample_rate = soundfile.read(source, dtype="float32", always_2d=True)
         # (time, channel)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from pyannote.audio import Inference
+from pyannote.database import ProtocolFile
 from rich.progress import Progress
 
 from pyannote_weighter.audio import load_waveform
@@ -18,6 +19,7 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.segmentation import count_speakers, sample_nearest
 from pyannote_weighter.tasks.frames import FrameCache
+from pyannote_weighter.tasks.identity import audio_id
 
 POLL = 0.5  # seconds between looks at what other processes are doing
 
@@ -43,8 +45,11 @@ def extractor_id(model: Weighter, segmentation: Inference | None) -> str:
 
 def extract(
     files: Iterable, model: Weighter, segmentation: Inference | None, cache: FrameCache
-) -> None:
+) -> list[str]:
     """Fill the cache with what it lacks; what is there is kept, so that it can be resumed.
+
+    Entries are of one audio: a file of the same uri that sounds otherwise has an entry of its own,
+    and one that was moved keeps its entry.
 
     Processes that fill one cache share the files: each takes those that are nobody's, then waits
     for the others. What a process that was killed had begun is done again by another one.
@@ -58,28 +63,43 @@ def extract(
         Counts speakers; without it files have no count.
     cache : FrameCache
 
+    Returns
+    -------
+    keys : list of str
+        Of the entries in the cache, one a file.
+
     Raises
     ------
     FileNotFoundError, ValueError
         From reading audio; the message names the file.
     """
-    waiting = [file for file in files if file["uri"] not in cache]
-    hidden = not waiting or rank_zero_only.rank != 0  # one bar for all processes
+    files = list(files)
+    hidden = rank_zero_only.rank != 0  # one bar for all processes
     with Progress(transient=True, disable=hidden) as progress:
+        keys = [_key(file, cache) for file in progress.track(files, description="audio")]
+    waiting = [(file, key) for file, key in zip(files, keys, strict=True) if key not in cache]
+    with Progress(transient=True, disable=hidden or not waiting) as progress:
         bar = progress.add_task("frames", total=len(waiting))
         while waiting:
             busy = []
-            for file in waiting:
-                with cache.claim(file["uri"]) as free:
+            for file, key in waiting:
+                with cache.claim(key) as free:
                     if not free:
-                        busy.append(file)
+                        busy.append((file, key))
                         continue
-                    if file["uri"] not in cache:  # which it may be by now
-                        cache.put(file["uri"], *_frames_and_count(file, model, segmentation))
+                    if key not in cache:  # which it may be by now
+                        cache.put(key, *_frames_and_count(file, model, segmentation))
                 progress.advance(bar)
             if len(busy) == len(waiting):
                 time.sleep(POLL)
             waiting = busy
+    return keys
+
+
+def _key(file, cache: FrameCache) -> str:
+    """Name of the entry of a file: its uri, for people, and its audio."""
+    # waveforms that a protocol computes stay in the file that is asked for them: a copy, here
+    return f"{file['uri']} {audio_id(ProtocolFile(file), cache.folder.parent / 'audio')}"
 
 
 def _frames_and_count(

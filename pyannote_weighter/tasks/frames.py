@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-_VERSION = 1
-_ARRAY_NAME = re.compile(r"(?P<key>.+)\.[0-9a-f]{32}(\.(frames|count)\.npy|\.tmp)")
+_VERSION = 2
+_ARRAY_NAME = re.compile(r"(?P<stem>.+)\.[0-9a-f]{32}(\.(frames|count)\.npy|\.tmp)")
 _LEFT_BEHIND = 24 * 3600.0  # seconds after which a file that no entry names is litter
 
 
@@ -27,8 +27,9 @@ class FrameCache:
     whole or absent whenever the process is killed, any number of processes may write (the
     last one wins), and who reads while an entry is replaced gets the old or the new one.
 
-    Entries are tied to the uri of a file, not to its samples: give whatever makes frames
-    outdated (backbone, weights, window) a part in `extractor_id`.
+    Nothing here looks at audio: give whatever makes frames outdated a part in `extractor_id`
+    (backbone, weights, window) or in the key (the audio, see
+    `pyannote_weighter.tasks.identity`; a uri alone may mean another file in another corpus).
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ class FrameCache:
 
     def __init__(self, directory: str | os.PathLike, extractor_id: str):
         self.extractor_id = extractor_id
-        self.folder = Path(directory) / _safe_name(extractor_id)
+        self.folder = Path(directory) / safe_name(extractor_id)
         self._swept = False
 
     def __repr__(self) -> str:
@@ -56,7 +57,7 @@ class FrameCache:
 
     def put(
         self,
-        uri: str,
+        key: str,
         frames: np.ndarray,
         count: np.ndarray | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -65,7 +66,7 @@ class FrameCache:
 
         Parameters
         ----------
-        uri : str
+        key : str
             Any text.
         frames : (T, C) array-like
             Kept as float16. T may be 0.
@@ -80,18 +81,18 @@ class FrameCache:
             Wrong shapes, NaN, infinite or above 65504 (the range of float16), or a count
             that is no whole number from 0 to 255.
         """
-        arrays = {"frames": self._checked_frames(uri, frames)}
+        arrays = {"frames": self._checked_frames(key, frames)}
         if count is not None:
-            arrays["count"] = self._checked_count(uri, count, len(arrays["frames"]))
+            arrays["count"] = self._checked_count(key, count, len(arrays["frames"]))
 
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._swept:
             self._sweep()
             self._swept = True
-        entry_path = self._entry_path(uri)
+        entry_path = self._entry_path(key)
         entry = {
             "version": _VERSION,
-            "uri": uri,
+            "key": key,
             "extractor": self.extractor_id,
             "metadata": dict(metadata or {}),
             "arrays": {},
@@ -109,7 +110,7 @@ class FrameCache:
                     os.fsync(stream.fileno())
                 entry["arrays"][kind] = {"file": path.name, "bytes": path.stat().st_size}
             temporary.write_text(json.dumps(entry), encoding="utf-8")
-            outdated = self._files_of(uri)
+            outdated = self._files_of(key)
             os.replace(temporary, entry_path)
         except BaseException:
             for path in (temporary, *written):
@@ -118,7 +119,7 @@ class FrameCache:
         for path in outdated:
             path.unlink(missing_ok=True)
 
-    def get(self, uri: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def get(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Frames and speaker count of a file, memory-mapped and read-only.
 
         Returns
@@ -129,26 +130,26 @@ class FrameCache:
         Raises
         ------
         KeyError
-            There is no entry for this uri.
+            There is no entry for this key.
         ValueError
             The entry is damaged, or no entry of this cache; `in` is False for such ones,
             and `put` replaces them.
         """
-        entry = self._read_entry(uri)
+        entry = self._read_entry(key)
         while True:
             try:
                 return self._open(entry, "frames"), self._open(entry, "count")
             except FileNotFoundError as error:
                 missing = error.filename
             except (ValueError, EOFError, OSError) as error:
-                raise self._damaged(uri, str(error)) from None
+                raise self._damaged(key, str(error)) from None
             # replaced by another process in between, however often; if not, it is damaged
-            read, entry = entry, self._read_entry(uri)
+            read, entry = entry, self._read_entry(key)
             if entry == read:
-                raise self._damaged(uri, f"{missing} is missing")
+                raise self._damaged(key, f"{missing} is missing")
 
     @contextmanager
-    def claim(self, uri: str) -> Iterator[bool]:
+    def claim(self, key: str) -> Iterator[bool]:
         """Whether the block may compute the frames of a file, as nobody else is computing them.
 
         A claim ends with the block or, as the operating system holds it, with the process,
@@ -162,7 +163,7 @@ class FrameCache:
         ...         cache.put("episode-1", *compute())
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._entry_path(uri).with_suffix(".lock"), blocking=False)
+        lock = FileLock(self._entry_path(key).with_suffix(".lock"), blocking=False)
         try:
             lock.acquire()
         except Timeout:
@@ -175,47 +176,47 @@ class FrameCache:
                 os.unlink(lock.lock_file)
             lock.release()
 
-    def metadata(self, uri: str) -> dict[str, Any]:
+    def metadata(self, key: str) -> dict[str, Any]:
         """What was given to `put` as ``metadata``; errors as in `get`."""
-        return self._read_entry(uri)["metadata"]
+        return self._read_entry(key)["metadata"]
 
-    def __contains__(self, uri: str) -> bool:
+    def __contains__(self, key: str) -> bool:
         """Whether `get` will find a whole entry; reads no array."""
         try:
-            entry = self._read_entry(uri)
+            entry = self._read_entry(key)
         except (KeyError, ValueError):
             return False
         return self._is_whole(entry)
 
     def __iter__(self) -> Iterator[str]:
-        """The uris of all whole entries."""
+        """The keys of all whole entries."""
         for path in sorted(self.folder.glob("*.json")):
             try:
-                uri = json.loads(path.read_bytes())["uri"]
+                key = json.loads(path.read_bytes())["key"]
             except (ValueError, KeyError, TypeError, FileNotFoundError):
                 continue
-            if isinstance(uri, str) and self._entry_path(uri) == path and uri in self:
-                yield uri
+            if isinstance(key, str) and self._entry_path(key) == path and key in self:
+                yield key
 
     def __len__(self) -> int:
         """Count the whole entries."""
         return sum(1 for _ in self)
 
-    def _entry_path(self, uri: str) -> Path:
-        return self.folder / f"{_safe_name(uri)}.json"
+    def _entry_path(self, key: str) -> Path:
+        return self.folder / f"{safe_name(key)}.json"
 
-    def _read_entry(self, uri: str) -> dict[str, Any]:
+    def _read_entry(self, key: str) -> dict[str, Any]:
         """Read and check the JSON file of an entry."""
-        path = self._entry_path(uri)
+        path = self._entry_path(key)
         try:
             entry = json.loads(path.read_bytes())
         except FileNotFoundError:
-            raise KeyError(f"no frames of {uri!r} in {self.folder}. Put them first.") from None
+            raise KeyError(f"no frames of {key!r} in {self.folder}. Put them first.") from None
         except ValueError as error:
-            raise self._damaged(uri, f"no JSON ({error})") from None
-        expected = {"version": _VERSION, "uri": uri, "extractor": self.extractor_id}
+            raise self._damaged(key, f"no JSON ({error})") from None
+        expected = {"version": _VERSION, "key": key, "extractor": self.extractor_id}
         if not isinstance(entry, dict) or any(entry.get(k) != v for k, v in expected.items()):
-            raise self._damaged(uri, f"expected an entry with {expected}")
+            raise self._damaged(key, f"expected an entry with {expected}")
         arrays = entry.get("arrays")
         if (
             not isinstance(entry.get("metadata"), dict)
@@ -224,16 +225,16 @@ class FrameCache:
             or "frames" not in arrays
             or not all(self._is_reference(path.stem, array) for array in arrays.values())
         ):
-            raise self._damaged(uri, "does not name its frames")
+            raise self._damaged(key, "does not name its frames")
         return entry
 
     @staticmethod
-    def _is_reference(key: str, array: Any) -> bool:
+    def _is_reference(stem: str, array: Any) -> bool:
         """Whether this names an array file of the entry, and none elsewhere."""
         if not isinstance(array, dict) or not isinstance(array.get("bytes"), int):
             return False
         name = _ARRAY_NAME.fullmatch(str(array.get("file")))
-        return name is not None and name["key"] == key
+        return name is not None and name["stem"] == stem
 
     def _is_whole(self, entry: dict[str, Any]) -> bool:
         try:
@@ -258,10 +259,10 @@ class FrameCache:
             raise ValueError(f"{path.name} holds {array.dtype} of shape {array.shape}")
         return array
 
-    def _files_of(self, uri: str) -> list[Path]:
+    def _files_of(self, key: str) -> list[Path]:
         """List the array files that the present entry names, if there is one."""
         try:
-            entry = self._read_entry(uri)
+            entry = self._read_entry(key)
         except (KeyError, ValueError):
             return []
         return [self.folder / array["file"] for array in entry["arrays"].values()]
@@ -274,45 +275,45 @@ class FrameCache:
             try:
                 if name is None or path.stat().st_mtime > before:
                     continue
-                named = path.name in (self.folder / f"{name['key']}.json").read_text("utf-8")
+                named = path.name in (self.folder / f"{name['stem']}.json").read_text("utf-8")
             except FileNotFoundError:
                 named = False
             if not named:
                 path.unlink(missing_ok=True)
 
-    def _damaged(self, uri: str, reason: str) -> ValueError:
+    def _damaged(self, key: str, reason: str) -> ValueError:
         return ValueError(
-            f"{self._entry_path(uri)}: damaged or foreign entry for {uri!r}: {reason}. Delete "
+            f"{self._entry_path(key)}: damaged or foreign entry for {key!r}: {reason}. Delete "
             "that file, or put the frames again."
         )
 
     @staticmethod
-    def _checked_frames(uri: str, frames) -> np.ndarray:
+    def _checked_frames(key: str, frames) -> np.ndarray:
         with np.errstate(over="ignore"):  # to infinity, which is caught below
             frames = np.asarray(frames).astype(np.float16)  # (T, C)
         if frames.ndim != 2:
-            raise ValueError(f"frames of {uri!r} have shape {frames.shape}; expected (T, C).")
+            raise ValueError(f"frames of {key!r} have shape {frames.shape}; expected (T, C).")
         if not np.isfinite(frames).all():
             raise ValueError(
-                f"frames of {uri!r} hold NaN, infinite or values above 65504. Check the audio, "
+                f"frames of {key!r} hold NaN, infinite or values above 65504. Check the audio, "
                 "or scale the frames."
             )
         return frames
 
     @staticmethod
-    def _checked_count(uri: str, count, num_frames: int) -> np.ndarray:
+    def _checked_count(key: str, count, num_frames: int) -> np.ndarray:
         given = np.asarray(count)
         if given.shape != (num_frames,):
             raise ValueError(
-                f"count of {uri!r} has shape {given.shape}; expected ({num_frames},), "
+                f"count of {key!r} has shape {given.shape}; expected ({num_frames},), "
                 "one number a frame."
             )
         if not np.all((given >= 0) & (given <= 255) & (given == np.floor(given))):
-            raise ValueError(f"count of {uri!r} must hold whole numbers from 0 to 255.")
+            raise ValueError(f"count of {key!r} must hold whole numbers from 0 to 255.")
         return given.astype(np.uint8)
 
 
-def _safe_name(text: str) -> str:
+def safe_name(text: str) -> str:
     """File name for any text: the same on every machine, different for different texts."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:40].strip("-")

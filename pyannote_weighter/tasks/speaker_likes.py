@@ -53,7 +53,8 @@ class SpeakerLikes(Task):
         across files: the scope is "database" or "global". Development files may have "likes",
         "annotation", or both.
     frames : path-like
-        Folder for frames and speaker counts, computed once per file and kept.
+        Folder for frames and speaker counts, computed once per audio and kept. Several corpora may
+        share it.
     segmentation : Model, str or None, optional
         Counts the speakers of each frame, no more. Without it the Weighter estimates speech, and
         training files about which nothing is known are left out.
@@ -175,17 +176,20 @@ class SpeakerLikes(Task):
                 get_segmentation(self.segmentation), step=self.segmentation_step
             ).to(self.model.device)
         frame_cache = FrameCache(self.frames, extractor_id(self.model, segmentation))
-        extract(training + development, self.model, segmentation, frame_cache)
+        judged = [reference_entry(file) for file in development]
+        keys = extract(training + development, self.model, segmentation, frame_cache)
+        for entry, key in zip(entries + judged, keys, strict=True):
+            entry["frames"] = key
 
-        liked = [entry["uri"] for entry in entries if entry["likes"] is not None]
+        liked = [entry["frames"] for entry in entries if entry["likes"] is not None]
         step = self.model.frames.step
-        warn_of_crops([len(frame_cache.get(uri)[0]) * step for uri in liked], self.duration)
+        warn_of_crops([len(frame_cache.get(key)[0]) * step for key in liked], self.duration)
         prepared = {
             "protocol": self.protocol.name,
             "extractor": frame_cache.extractor_id,
             "speakers": sorted({name for entry in entries for name in entry["likes"] or ()}),
             "train": entries,
-            "development": [reference_entry(file) for file in development],
+            "development": judged,
         }
         if self.cache is None:
             self.cache = Path(tempfile.mkdtemp()) / "prepared.npz"
@@ -201,7 +205,7 @@ class SpeakerLikes(Task):
         training = self.prepared_data["train"]
         for number, entry in enumerate(training):
             entry["file"] = [number]
-        self.num_frames = [len(self.frame_cache.get(entry["uri"])[0]) for entry in training]
+        self.num_frames = [len(self.frame_cache.get(entry["frames"])[0]) for entry in training]
 
     def setup_loss_func(self) -> None:
         """Add the classifier of the training speakers, if likes name any, to the model."""
@@ -244,7 +248,7 @@ class SpeakerLikes(Task):
         return max(1, round(seconds / self.model.frames.step))
 
     def _load(self, entry: dict, start: int, num_frames: int) -> dict:
-        frames, count = self.frame_cache.get(entry["uri"])
+        frames, count = self.frame_cache.get(entry["frames"])
         stop = start + num_frames
         return {
             "frames": torch.from_numpy(np.array(frames[start:stop])),
@@ -258,7 +262,7 @@ class SpeakerLikes(Task):
         return torch.tensor([self.speaker_index[name] for name in entry["likes"]]).long()
 
     def _random_crop(self, entry: dict, rng) -> dict:
-        available = len(self.frame_cache.get(entry["uri"])[0])
+        available = len(self.frame_cache.get(entry["frames"])[0])
         wanted = self._num_frames(self.duration)
         start = rng.randint(0, max(0, available - wanted))
         sample = self._load(entry, start, wanted)

@@ -65,10 +65,11 @@ def weigh(files: list, folder: Path) -> list[dict]:
     model = Weighter().eval()
     segmentation = segmentation_inference(get_segmentation("segmentation-3.0"), step=0.25)
     cache = FrameCache(folder, extractor_id(model, segmentation))
-    extract(files, model, segmentation, cache)
+    keys = extract(files, model, segmentation, cache)
+    pairs = list(zip(files, keys, strict=True))
     results = []
-    for file in track(files, "slots", console=Console(stderr=True), transient=True):
-        frames, count = (torch.from_numpy(np.array(x))[None] for x in cache.get(file["uri"]))
+    for file, key in track(pairs, "slots", console=Console(stderr=True), transient=True):
+        frames, count = (torch.from_numpy(np.array(x))[None] for x in cache.get(key))
         weighed = model.weigh(frames.float(), count=count)
         x = weighed.weightings[0]  # (T, N)
         reference = file["annotation"]

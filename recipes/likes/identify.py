@@ -32,9 +32,7 @@ def main() -> None:
     parser.add_argument("--protocol", default="Simulated.SpeakerDiarization.Conversations")
     parser.add_argument("--registry", type=Path, required=True, help="of other files")
     parser.add_argument("--subset", default="train")
-    parser.add_argument(
-        "--frames", type=Path, required=True, help="to keep theirs, not those of training"
-    )
+    parser.add_argument("--frames", type=Path, required=True, help="folder of cached frames")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -76,9 +74,9 @@ def features(model: Model, files: list, folder: Path):
     """Files with frames and speaker counts, which are computed once."""
     segmentation = segmentation_inference(get_segmentation("segmentation-3.0"), step=0.25)
     cache = FrameCache(folder, extractor_id(model, segmentation))
-    extract(files, model, segmentation, cache)
-    for file in files:
-        frames, count = cache.get(file["uri"])
+    keys = extract(files, model, segmentation, cache)
+    for file, key in zip(files, keys, strict=True):
+        frames, count = cache.get(key)
         yield file, (torch.from_numpy(np.array(frames)), torch.from_numpy(np.array(count)))
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from pyannote.database import ProtocolFile
 
@@ -64,8 +65,8 @@ def test_extractor_id_tells_what_computes(model, segmentation):
 def test_frames_and_counts(model, segmentation, sample_audio, tmp_path):
     inference = segmentation_inference(segmentation, step=0.5)
     cache = FrameCache(tmp_path, extractor_id(model, inference))
-    extract([{"uri": "sample", "audio": sample_audio}], model, inference, cache)
-    frames, count = cache.get("sample")
+    (key,) = extract([{"uri": "sample", "audio": sample_audio}], model, inference, cache)
+    frames, count = cache.get(key)
     waveform = load_waveform(sample_audio)
     expected = window_frames(model.backbone, waveform)
     np.testing.assert_allclose(frames, expected, atol=1e-2)
@@ -76,15 +77,24 @@ def test_frames_and_counts(model, segmentation, sample_audio, tmp_path):
 
 def test_resumed_where_it_stopped(model, tmp_path):
     good = [conversation(uri, "ann") for uri in ("one", "two")]
-    bad = {"uri": "lost", "audio": tmp_path / "lost.wav"}
+    bad = conversation("short", "ann", seconds=0.01)
+    cache = FrameCache(tmp_path / "frames", extractor_id(model, None))
+    with pytest.raises(ValueError, match="short: 160 samples are too short"):
+        extract([good[0], bad, good[1]], model, None, cache)
+    (one,) = cache
+    before = cache.get(one)[0].filename
+    keys = extract(good, model, None, cache)
+    assert keys[0] == one and sorted(keys) == sorted(cache)
+    assert cache.get(one)[0].filename == before
+    assert cache.get(keys[1])[1] is None  # nobody has counted
+
+
+def test_lost_audio_is_named_before_any_work(model, tmp_path):
+    files = [conversation("one", "ann"), {"uri": "lost", "audio": tmp_path / "lost.wav"}]
     cache = FrameCache(tmp_path / "frames", extractor_id(model, None))
     with pytest.raises(FileNotFoundError, match="lost.wav"):
-        extract([good[0], bad, good[1]], model, None, cache)
-    assert list(cache) == ["one"]
-    before = cache.get("one")[0].filename
-    extract(good, model, None, cache)
-    assert len(cache) == 2 and cache.get("one")[0].filename == before
-    assert cache.get("two")[1] is None  # nobody has counted
+        extract(files, model, None, cache)
+    assert not cache.folder.exists()
 
 
 def test_only_audio_is_read(model, tmp_path):
@@ -95,21 +105,115 @@ def test_only_audio_is_read(model, tmp_path):
 
     file = ProtocolFile(conversation("one", "ann"), lazy={"annotated": fail, "annotation": fail})
     cache = FrameCache(tmp_path, extractor_id(model, None))
-    extract([file], model, None, cache)
-    assert "one" in cache
+    assert extract([file], model, None, cache) == list(cache) != []
 
 
 def test_other_sample_rates_and_channels(model, tmp_path):
     sine = torch.sin(torch.arange(8000) / 5.0)[None]
     stereo = torch.cat([sine, 0 * sine])
     cache = FrameCache(tmp_path, extractor_id(model, None))
-    extract([{"uri": "x", "waveform": stereo, "sample_rate": 8000}], model, None, cache)
-    assert len(cache.get("x")[0]) == model.num_frames(16000)
+    file = {"uri": "x", "waveform": stereo, "sample_rate": 8000}
+    (key,) = extract([file], model, None, cache)
+    assert len(cache.get(key)[0]) == model.num_frames(16000)
+
+
+# -- whose frames they are ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Write a corpus of one file, "radio", which says what is asked for."""
+
+    def write(name, speakers="ann"):
+        path = tmp_path / name / "radio.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, conversation("radio", speakers)["waveform"][0], 16000)
+        return {"uri": "radio", "audio": path}
+
+    return write
+
+
+@pytest.fixture
+def cache(model, tmp_path):
+    return FrameCache(tmp_path / "frames", extractor_id(model, None))
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Uris of the files whose frames were computed."""
+    uris, compute = [], extraction._frames_and_count
+
+    def record(file, *args):
+        uris.append(file["uri"])
+        return compute(file, *args)
+
+    monkeypatch.setattr(extraction, "_frames_and_count", record)
+    return uris
+
+
+def _assert_of(file, key, model, cache):
+    expected = window_frames(model.backbone, load_waveform(file))
+    np.testing.assert_allclose(cache.get(key)[0], expected, atol=1e-2)
+
+
+def test_corpora_with_the_same_uris_have_frames_of_their_own(model, cache, corpus, computed):
+    files = [corpus("one", "ann"), corpus("two", "dee")]
+    for _ in range(2):
+        for file in files:
+            (key,) = extract([file], model, None, cache)
+            _assert_of(file, key, model, cache)
+    assert len(computed) == len(cache) == 2
+    assert sorted(extract(files, model, None, cache)) == sorted(cache)
+
+
+def test_audio_that_was_moved_keeps_its_frames(model, cache, corpus, computed, tmp_path):
+    file = corpus("here")
+    (key,) = extract([file], model, None, cache)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = {"uri": "radio", "audio": tmp_path / "there" / "radio.wav"}
+    assert extract([moved], model, None, cache) == [key] and len(computed) == 1
+
+
+def test_audio_that_was_changed_is_computed_again(model, cache, corpus, computed):
+    (before,) = extract([corpus("here", "ann")], model, None, cache)
+    file = corpus("here", "dee")
+    (after,) = extract([file], model, None, cache)
+    assert before != after and len(computed) == 2
+    _assert_of(file, after, model, cache)
+
+
+def test_waveforms_in_memory_are_told_apart(model, cache, computed):
+    files = [conversation("radio", speakers) for speakers in ("ann", "dee")]
+    keys = extract(files, model, None, cache)
+    assert keys[0] != keys[1] and len(computed) == 2
+    for file, key in zip(files, keys, strict=True):
+        _assert_of(file, key, model, cache)
+    assert extract(files, model, None, cache) == keys and len(computed) == 2
+
+
+def test_entries_of_earlier_versions_are_not_used(model, cache, corpus, computed):
+    cache.put("radio", np.ones((2, 2)))  # known by its uri alone
+    (key,) = extract([corpus("here")], model, None, cache)
+    assert key != "radio" and len(computed) == 1
+
+
+def test_waveforms_that_a_protocol_computes_are_not_kept(model, cache):
+    given = conversation("radio", "ann")
+    waveform = given.pop("waveform")
+    file = ProtocolFile(given, lazy={"waveform": lambda file: waveform})
+    (key,) = extract([file], model, None, cache)
+    again = ProtocolFile(given, lazy={"waveform": lambda file: waveform})
+    assert extract([again], model, None, cache) == [key]
+    assert "waveform" not in abs(again)
 
 
 # -- several processes ----------------------------------------------------------------------------
 
 URIS = [f"file-{index}" for index in range(6)]
+
+
+def _silence(uri):
+    return {"uri": uri, "waveform": torch.zeros(1, 16000), "sample_rate": 16000}
 
 
 def _fill(folder, name, hangs):
@@ -123,7 +227,11 @@ def _fill(folder, name, hangs):
         return np.zeros((3, 2)), None
 
     extraction._frames_and_count = compute
-    extract([{"uri": uri} for uri in URIS], None, None, FrameCache(folder / "frames", "fake"))
+    extract(map(_silence, URIS), None, None, FrameCache(folder / "frames", "fake"))
+
+
+def _uris(cache):
+    return sorted(key.split()[0] for key in cache)
 
 
 def _until(happened, seconds=120.0):
@@ -145,34 +253,36 @@ def test_work_is_shared_and_that_of_a_killed_process_is_done(tmp_path):
     other.start()
     _until(lambda: len(cache) == len(URIS) - 1)
     time.sleep(3 * extraction.POLL)
-    assert other.is_alive() and URIS[0] not in cache  # it waits for what the slow one has
+    assert other.is_alive() and _uris(cache) == URIS[1:]  # it waits for what the slow one has
 
     slow.kill()
     other.join(timeout=60)
-    assert other.exitcode == 0 and sorted(cache) == URIS
+    assert other.exitcode == 0 and _uris(cache) == URIS
     begun = Counter((tmp_path / "begun.txt").read_text().splitlines())
     assert begun == Counter([f"slow {URIS[0]}", *(f"other {uri}" for uri in URIS)])
     assert not list(cache.folder.glob("*.lock"))
 
 
-def test_file_that_fails_is_free_again(model, tmp_path):
-    cache = FrameCache(tmp_path / "frames", extractor_id(model, None))
-    bad = {"uri": "lost", "audio": tmp_path / "lost.wav"}
-    with pytest.raises(FileNotFoundError) as error:
+def test_file_that_fails_is_free_again(model, cache, monkeypatch):
+    bad, claimed = conversation("short", "ann", seconds=0.01), []
+    claim = FrameCache.claim
+    monkeypatch.setattr(
+        FrameCache, "claim", lambda self, key: (claimed.append(key), claim(self, key))[1]
+    )
+    with pytest.raises(ValueError) as error:
         extract([bad], model, None, cache)
-    with cache.claim("lost") as free:
+    with claim(cache, *claimed) as free:
         assert free, error
 
 
-def test_frames_that_came_meanwhile_are_kept(model, tmp_path, monkeypatch):
+def test_frames_that_came_meanwhile_are_kept(model, cache, monkeypatch):
     """Another process may be done between the look at the cache and the claim."""
-    cache = FrameCache(tmp_path, extractor_id(model, None))
     claim = FrameCache.claim
 
-    def late(self, uri):
-        cache.put(uri, np.ones((2, 2)))
-        return claim(self, uri)
+    def late(self, key):
+        cache.put(key, np.ones((2, 2)))
+        return claim(self, key)
 
     monkeypatch.setattr(FrameCache, "claim", late)
-    extract([conversation("one", "ann")], model, None, cache)
-    assert cache.get("one")[0].shape == (2, 2)
+    (key,) = extract([conversation("one", "ann")], model, None, cache)
+    assert cache.get(key)[0].shape == (2, 2)

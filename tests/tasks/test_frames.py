@@ -80,20 +80,20 @@ def test_replacing_leaves_no_litter_and_keeps_open_maps(cache):
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(uri=st.text(alphabet=st.characters()) | st.sampled_from([".", "..", "CON", "a/../b"]))
-def test_any_uri(tmp_path, uri):
+@given(key=st.text(alphabet=st.characters()) | st.sampled_from([".", "..", "CON", "a/../b"]))
+def test_any_key(tmp_path, key):
     cache = FrameCache(tmp_path, "any")
-    cache.put(uri, np.zeros((1, 1)))
-    assert uri in cache and cache.get(uri)[0].shape == (1, 1)
+    cache.put(key, np.zeros((1, 1)))
+    assert key in cache and cache.get(key)[0].shape == (1, 1)
     assert os.listdir(tmp_path) == [cache.folder.name]
 
 
-def test_long_and_similar_uris(cache):
-    uris = ["x" * 300, "x" * 301, "山" * 300, "a/b", "a_b", "a-b", "A/B", "../../etc/passwd", ""]
-    for index, uri in enumerate(uris):
-        cache.put(uri, np.full((1, 1), index))
-    assert sorted(cache) == sorted(uris)
-    assert [cache.get(uri)[0].item() for uri in uris] == list(range(len(uris)))
+def test_long_and_similar_keys(cache):
+    keys = ["x" * 300, "x" * 301, "山" * 300, "a/b", "a_b", "a-b", "A/B", "../../etc/passwd", ""]
+    for index, key in enumerate(keys):
+        cache.put(key, np.full((1, 1), index))
+    assert sorted(cache) == sorted(keys)
+    assert [cache.get(key)[0].item() for key in keys] == list(range(len(keys)))
     assert max(len(name) for name in os.listdir(cache.folder)) < 144  # encrypted home folders
 
 
@@ -153,7 +153,8 @@ DAMAGES = {
     "binary entry": lambda entry, frames: entry.write_bytes(b"\xff\xfe\x00"),
     "no arrays": lambda entry, frames: _edit(entry, lambda e: e.pop("arrays")),
     "arrays of another kind": lambda entry, frames: _edit(entry, lambda e: e.update(arrays=[3])),
-    "another uri": lambda entry, frames: _edit(entry, lambda e: e.update(uri="ep2")),
+    "another key": lambda entry, frames: _edit(entry, lambda e: e.update(key="ep2")),
+    "earlier version": lambda entry, frames: _edit(entry, lambda e: e.update(version=1)),
     "a file elsewhere": lambda entry, frames: _edit(
         entry, lambda e: e["arrays"]["frames"].update(file="../secret.npy")
     ),
@@ -186,7 +187,7 @@ def test_frames_of_another_kind(cache):
 def test_foreign_files_are_ignored(cache):
     cache.put("ep1", _frames())
     for name in ("notes.txt", "other.json", "other.npy", ".DS_Store", "list.json"):
-        (cache.folder / name).write_text('{"uri": 3}')
+        (cache.folder / name).write_text('{"key": 3}')
     (cache.folder / "list.json").write_text("[]")
     assert list(cache) == ["ep1"] and len(cache) == 1
 
