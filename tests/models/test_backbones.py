@@ -13,7 +13,12 @@ from pyannote_weighter.models.backbones import (
     stream_frames,
     window_frames,
 )
-from pyannote_weighter.models.backbones.pooling import pool_windows, summarize_steps
+from pyannote_weighter.models.backbones.pooling import (
+    pool_windows,
+    sum_steps,
+    summarize_steps,
+    weigh_steps,
+)
 from pyannote_weighter.models.backbones.torchaudio_bundles import BUNDLES, TorchaudioBackbone
 from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.weighting import pool_mean, pool_mean_std, summarize
@@ -133,6 +138,42 @@ def test_blocks_of_windows_change_nothing(backbone, window, step, monkeypatch):
     monkeypatch.setattr(pooling, "BLOCK", 2 * step * frames.shape[2] * 2)
     found = backbone.embed_windows(frames, weights, window, step)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_frames", [1300, 53, 3])
+@pytest.mark.parametrize("half", [False, True])
+def test_windows_from_a_summary(backbone, num_frames, half):
+    """Steps of one weight are taken from the summary, the others from the frames."""
+    torch.manual_seed(0)
+    frames = torch.randn(1, num_frames, backbone.frame_dimension) + 1
+    frames = frames.half() if half else frames
+    weights = (torch.rand(1, num_frames // 9 + 1) < 0.6).float().repeat_interleave(9, dim=1)
+    weights = weights[:, :num_frames] + 0.01
+    for window in (25, 5, 13):  # of the last one, steps are no part
+        expected = backbone.embed_windows(frames, weights, window, 5)
+        found = backbone.embed_windows(frames, weights, window, 5, summarize_steps(frames, 5))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_frames", [40, 41, 3])
+@pytest.mark.parametrize("deviation", [False, True])
+def test_steps_are_weighed_from_their_summary(num_frames, deviation):
+    torch.manual_seed(0)
+    frames = torch.randn(2, num_frames, 6) + 3
+    weights = torch.rand(2, num_frames)
+    weights[:, 4:12], weights[0, 20:24] = 0.7, 0.3  # some steps have one weight in all files
+    frames.requires_grad_()
+    summary = summarize_steps(frames, 4)
+    found = weigh_steps(summary, frames, weights, 4, deviation)
+    expected = sum_steps(frames, weights, 4, summary.center, deviation)
+    for one, other in zip(found, expected, strict=True):
+        if one is None:
+            assert other is None and not deviation
+            continue
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        (found_gradient,) = torch.autograd.grad(one.square().sum(), frames, retain_graph=True)
+        (gradient,) = torch.autograd.grad(other.square().sum(), frames, retain_graph=True)
+        torch.testing.assert_close(found_gradient, gradient, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("num_frames", [40, 41, 3])

@@ -59,6 +59,8 @@ def weigh_steps(
 ) -> tuple[Tensor, Tensor | None]:
     """Same as `sum_steps`, from the summary of these frames wherever weights are alike in a step.
 
+    For weights without gradient: what each frame of a step would add is not known any more.
+
     Parameters
     ----------
     summary : Summary
@@ -174,7 +176,7 @@ def pool_windows(
     mass = torch.where(mass > NO_WEIGHT, mass, 1.0)
 
     # distances to the mean of the recording keep the difference of squares from cancelling
-    if summary is not None and unit == step:
+    if summary is not None and unit == step and not weights.requires_grad:
         center = summary.center
         sums, squares = weigh_steps(summary, frames, weights, step, deviation)
     else:

@@ -4,7 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyannote_weighter.models.encoders.refine import SlotCompetition, SlotRefiner, TemporalSmoother
+from pyannote_weighter.models.encoders.refine import (
+    SlotCompetition,
+    SlotRefiner,
+    TemporalSmoother,
+    convolve,
+)
 from pyannote_weighter.weighting import normalize
 
 
@@ -82,6 +87,41 @@ def test_smoother_treats_slots_alike_and_padding_as_nothing():
     inside = (torch.arange(40) < 25).float().expand(2, 40)
     padded = smoother(evidence, inside)[:, :25]
     torch.testing.assert_close(padded, smoother(evidence[:, :25]))
+
+
+@pytest.mark.parametrize("groups, dilation", [(1, 1), (4, 3), (2, 9)])
+def test_convolution_is_that_of_the_layer(groups, dilation):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv1d(16, 8, 5, dilation=dilation, padding=2 * dilation, groups=groups)
+    series = torch.randn(3, 30, 16, requires_grad=True)
+    weights = torch.randn(3, 30, 8)
+    found, expected = convolve(series, layer), layer(series.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(found, expected)
+    inputs = [series, *layer.parameters()]
+    for one, other in zip(
+        torch.autograd.grad((found * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_smoother_against_its_layers(padded):
+    """Slot by slot, channels first, layer by layer."""
+    torch.manual_seed(0)
+    smoother = TemporalSmoother(in_features=7)
+    torch.nn.init.normal_(smoother.outlet.weight)
+    evidence = torch.randn(2, 50, 3, 7)
+    inside = (torch.arange(50) < torch.tensor([[50], [31]])).float() if padded else None
+    found = smoother(evidence, inside)
+    for b in range(2):
+        for n in range(3):
+            x = smoother.inlet(evidence[b, :, n].T)  # (channels, T)
+            for layer in smoother.layers:
+                x = x if inside is None else x * inside[b]
+                x = x + F.gelu(layer(x))
+            torch.testing.assert_close(found[b, :, n], smoother.outlet(x)[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_slots", [1, 4])

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from pyannote_weighter.models.encoders import ENCODERS, RefineEncoder, get_encoder
+from pyannote_weighter.models.encoders.base import Pooling
 from pyannote_weighter.models.encoders.windowed import ActivityHead
+from pyannote_weighter.weighting import pool_summary, summarize
 
 BACKBONE = SimpleNamespace(sample_rate=16000, frame_step=320, frame_dimension=12, dimension=8)
 
@@ -45,6 +47,23 @@ def test_activity_does_not_see_padding():
     inside = (torch.arange(30) < 17).float().expand(2, 30)
     torch.testing.assert_close(head(frames, inside)[:, :17], head(frames[:, :17]))
     assert head(frames).shape == (2, 30, 3)
+
+
+def test_activity_is_left_out_where_it_is_not_asked_for():
+    torch.manual_seed(0)
+    encoder = RefineEncoder(BACKBONE, num_slots=3)
+    frames, count = torch.randn(1, 60, 12), torch.randint(0, 3, (1, 60))
+    summary = summarize(frames, encoder.step)
+    pooling = Pooling(
+        embed=lambda x: pool_summary(summary, x)[..., :8],
+        embed_windows=lambda frames, weights, window, step: frames[:, ::step, :8],
+    )
+    expected = encoder(frames, summary, pooling, count=count)
+    found = encoder(frames, summary, pooling, count=count, estimate=False)
+    assert expected.activity.shape == (1, 12, 3) and found.activity is None
+    assert torch.equal(found.weightings[-1], expected.weightings[-1])
+    # without a count, it is what the weightings are made of
+    assert encoder(frames, summary, pooling, estimate=False).activity is not None
 
 
 def test_registry():
