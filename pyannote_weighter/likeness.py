@@ -40,6 +40,43 @@ class LocalSpeakers(NamedTuple):
         return np.packbits(active[..., :8] > 0, axis=-1, bitorder="little")[..., 0]
 
 
+def solo_steps(
+    local: LocalSpeakers, grid: SlidingWindow, num_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where local speakers talk alone, in steps of the Weighter.
+
+    Parameters
+    ----------
+    local : LocalSpeakers
+    grid : SlidingWindow
+        Steps of a window of the Weighter, in seconds of the recording.
+    num_steps : int
+
+    Returns
+    -------
+    first : (W,) array of int
+        First step of each window of the segmentation that the steps reach into; may be negative.
+    solo : (W, S', L) array of 0 and 1
+        Steps from there on. Beyond `num_steps` there are none.
+    """
+    windows, frames = local.windows, local.frames
+    starts = windows.start + windows.step * np.arange(len(local.active))
+    reached = (starts < grid[num_steps - 1].end) & (starts + windows.duration > grid[0].start)
+    starts, active = starts[reached], local.active[reached]
+    length = max(1, round(windows.duration / grid.step))
+    middle = grid.start + 0.5 * grid.duration
+    first = np.ceil((starts - middle) / grid.step).astype(int)  # (W,)
+    steps = first[:, None] + np.arange(length)  # (W, S')
+    inside = middle + steps * grid.step - starts[:, None] - frames.start - 0.5 * frames.duration
+    index = np.rint(inside / frames.step).astype(int)
+    bits = np.take_along_axis(active, index.clip(0, active.shape[1] - 1), axis=1)  # (W, S')
+    used = int(np.bitwise_or.reduce(active, axis=None)) if active.size else 0
+    # powers of two are local speakers who talk alone
+    solo = bits[..., None] == (1 << np.arange(max(1, used.bit_length()), dtype=np.uint8))
+    inside = (index >= 0) & (index < active.shape[1]) & (steps >= 0) & (steps < num_steps)
+    return first, (solo & inside[..., None]).astype(np.float32)
+
+
 class Evidence(NamedTuple):
     """What the segmentation says of pairs of slots, in seconds.
 
@@ -158,15 +195,15 @@ class Likeness:
         Seconds above which more speech makes no difference: nothing longer was fitted.
     """
 
-    cosine: float = 15.0
-    local: float = 4.0
-    shorter: float = -1.8
-    longer: float = -0.6
-    bias: float = -6.6
-    cosine_apart: float = 17.5
-    shorter_apart: float = -1.5
+    cosine: float = 14.3
+    local: float = 2.8
+    shorter: float = -1.4
+    longer: float = -0.5
+    bias: float = -5.8
+    cosine_apart: float = 16.0
+    shorter_apart: float = -1.2
     longer_apart: float = -0.4
-    bias_apart: float = -6.8
+    bias_apart: float = -5.8
     longest: float = 60.0
 
     def features(self, cosine, same, different, seconds, other_seconds) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pyannote_weighter.likeness import Evidence, Likeness, own_columns
 
-PARAMETERS = {"threshold": 0.3, "merge": 0.4, "min_duration": 2.0}
+PARAMETERS = {"threshold": 0.3, "merge": 0.25, "min_duration": 0.5}
 """Parameters of `Slots.assign`, near those that recipes/default chose."""
 
 
@@ -127,6 +128,10 @@ class Slots:
     columns : list of (n,) arrays of int or None
         Slot of each column of the weightings; a slot has one column in a window, or none. By
         default each window has slots of its own.
+    is_speaker : callable or None
+        From weightings (t, k) of each window, whose they are, seconds (K,) and embeddings (K, D)
+        of groups of slots: whether each of them is a speaker, a (K,) probability, and the least
+        one of a speaker. Without it only `min_duration` tells.
     """
 
     weightings: list[np.ndarray]
@@ -135,6 +140,7 @@ class Slots:
     seconds: np.ndarray
     evidence: Evidence | None = None
     columns: list[np.ndarray] | None = None
+    is_speaker: Callable[..., tuple[np.ndarray, float]] | None = None
 
     def __post_init__(self):
         if self.columns is None:
@@ -213,9 +219,17 @@ class Slots:
             windows[kept],
         )
         held = np.bincount(groups, weights=self.seconds[kept])
-        stays = held >= min_duration
+        stays, rank = held >= min_duration, held
+        if self.is_speaker is not None:
+            group_of = np.full(len(self.seconds), -1)
+            group_of[kept] = groups
+            sums = np.zeros((len(held), self.embeddings.shape[1]))
+            weighted = _unit(self.embeddings[kept]) * self.seconds[kept, None]
+            np.add.at(sums, groups, weighted)
+            rank, probable = self.is_speaker(*self.join(group_of), held, _unit(sums))
+            stays &= rank >= probable
         least = int(min(max(min_speakers, 1), len(held)))
-        stays[np.argsort(-held, kind="stable")[:least]] = True
+        stays[np.argsort(-rank, kind="stable")[:least]] = True
         speaker_of = np.full(len(self.seconds), -1)
         speaker_of[kept] = np.where(stays, np.cumsum(stays) - 1, -1)[groups]
 

@@ -14,7 +14,7 @@ from pyannote.audio import Model, Pipeline
 from pyannote.audio.core.io import AudioFile
 from pyannote.audio.pipelines.utils import get_model
 from pyannote.audio.pipelines.utils.diarization import SpeakerDiarizationMixin
-from pyannote.core import Annotation, SlidingWindowFeature
+from pyannote.core import Annotation, SlidingWindow, SlidingWindowFeature
 from pyannote.metrics.diarization import GreedyDiarizationErrorRate
 from pyannote.pipeline.parameter import ParamDict, Uniform
 
@@ -24,13 +24,17 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import stream_frames
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.reconstruction import nobody, reconstruct
+from pyannote_weighter.pipelines.seeds import NUM_SEEDS
 from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.pipelines.windows import (
+    OVERLAP,
     Windows,
+    alone,
     embed_speakers,
     weigh_again,
     weigh_frames,
 )
+from pyannote_weighter.presence import Presence
 from pyannote_weighter.recording import open_recording
 from pyannote_weighter.segmentation import (
     count_speakers,
@@ -71,8 +75,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Keep frames in half precision between the steps (default).
     legacy : bool, optional
         Return the annotation alone.
-    likeness : dict, optional
-        Coefficients that are not those of `pyannote_weighter.likeness.Likeness`.
+    likeness, presence : dict, optional
+        Coefficients that are not those of `pyannote_weighter.likeness.Likeness`, whether two slots
+        are one person, and of `pyannote_weighter.presence.Presence`, whether they are one at all.
     der_variant : dict, optional
         Options of the metric that is optimized. Defaults to no collar, overlap scored.
     token, cache_dir : optional
@@ -110,6 +115,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         half: bool = True,
         legacy: bool = False,
         likeness: dict | None = None,
+        presence: dict | None = None,
         der_variant: dict | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
@@ -122,6 +128,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         self.embedding_batch_size = embedding_batch_size
         self.half = half
         self.likeness = Likeness(**likeness or {})
+        self.presence = Presence(**presence or {})
         self.der_variant = der_variant or {"collar": 0.0, "skip_overlap": False}
 
         weighter = str(weighter) if isinstance(weighter, Path) else weighter
@@ -235,7 +242,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         if not speech.any():
             return nobody(self._weighter, uri)
         windows = Windows(half=self.half)
-        slots = self.weigh(frames, speech, windows)
+        slots = self.weigh(frames, speech, windows, local)
         hook("slots", SlidingWindowFeature(slots.joined(), self._weighter.frames))
         output = reconstruct(
             self._weighter,
@@ -324,7 +331,11 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
 
     @torch.inference_mode()
     def weigh(
-        self, frames: torch.Tensor | Rows, speech: np.ndarray, windows: Windows | None = None
+        self,
+        frames: torch.Tensor | Rows,
+        speech: np.ndarray,
+        windows: Windows | None = None,
+        local: LocalSpeakers | None = None,
     ) -> Slots:
         """Weigh the frames of a file, in windows that are not longer than `window`.
 
@@ -335,6 +346,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             Number of speakers in each frame.
         windows : Windows, optional
             Where to keep what `improve` and `reconstruct` need of the frames.
+        local : LocalSpeakers, optional
+            Who speaks in the windows of the segmentation: slots start there, see `Seeds`.
 
         Returns
         -------
@@ -342,14 +355,25 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         """
         bounds = self._windows(len(frames))
         N, D = self._weighter.dimension
-        weightings = np.empty((len(frames), N), dtype=np.float32)
-        embeddings = np.empty((len(bounds), N, D), dtype=np.float32)
-        confidence = np.empty((len(bounds), N), dtype=np.float32)
+        if local is not None and self._weighter.encoder.restarts:
+            N = NUM_SEEDS
+        grid = self._weighter.frames
+        # there may be fewer slots: the others are empty
+        weightings = np.zeros((len(frames), N), dtype=np.float32)
+        embeddings = np.zeros((len(bounds), N, D), dtype=np.float32)
+        confidence = np.zeros((len(bounds), N), dtype=np.float32)
         parts = []
         for index, (start, stop) in enumerate(bounds):
-            weighed, window = weigh_frames(self._weighter, frames[start:stop], speech[start:stop])
+            weighed, window = weigh_frames(
+                self._weighter,
+                frames[start:stop],
+                speech[start:stop],
+                local=local,
+                grid=SlidingWindow(grid.duration, grid.step, grid[start].start),
+            )
             parts.append(weightings[start:stop])
-            parts[-1][:], embeddings[index], confidence[index] = weighed
+            n = weighed.weightings.shape[1]
+            parts[-1][:, :n], embeddings[index, :n], confidence[index, :n] = weighed
             if windows is not None:
                 windows.append(window)
         return Slots(
@@ -460,17 +484,35 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         num_speakers = speaker_of.max() + 1
         parts, present = slots.join(speaker_of)
         parts = self._improve(parts, present, num_speakers, windows, speech)
-        speakers = embed_speakers(self._weighter, windows, parts, present, num_speakers)
-        seconds = np.zeros(num_speakers)
+        step = self._weighter.encoder.step
+        grids, single, solo = [], [], []
+        for (start, stop), part in zip(self._windows(len(speech)), parts, strict=True):
+            grids.append(
+                SlidingWindow(step * frames.step, step * frames.step, frames[start].start)
+            )
+            single.append(alone(speech[start:stop], step))
+            weight = (single[-1] + OVERLAP).repeat(step)[: len(part), None]
+            solo.append(part * weight)
+        speakers = embed_speakers(self._weighter, windows, solo, present, num_speakers)
+        seconds, mass, squares = np.zeros((3, num_speakers))
         for part, who in zip(parts, present, strict=True):
             seconds[who] += part.sum(axis=0) * frames.step
+            mass[who] += part.sum(axis=0)
+            squares[who] += np.square(part).sum(axis=0)
+
+        def is_speaker(weightings, groups, seconds, embeddings):
+            steps = [part[::step] for part in weightings]
+            probability = self.presence(steps, groups, single, seconds, embeddings, local, grids)
+            return probability, self.presence.least
+
         return Slots(
             parts,
             speakers.embeddings,
-            speakers.confidence,
+            squares / np.maximum(mass, 1e-6),
             seconds,
             None if local is None else local_evidence(local, parts, frames, present),
             present,
+            None if local is None else is_speaker,
         )
 
     def sure(self) -> dict[str, float]:

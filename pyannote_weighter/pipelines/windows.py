@@ -8,13 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pyannote.core import SlidingWindow
 from torch import Tensor
 
+from pyannote_weighter.likeness import LocalSpeakers
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones.pooling import RESOLUTION, summarize_steps
 from pyannote_weighter.models.encoders import Encoded, Pooling
+from pyannote_weighter.pipelines.seeds import Seeds
 from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.weighting import Summary
+
+OVERLAP = 0.01  # weight, in embeddings, of steps where nobody talks alone
 
 
 class Window(NamedTuple):
@@ -96,6 +101,14 @@ class Windows:
         return Window(summary, embeddings if embeddings.shape[-1] else None, num_frames)
 
 
+def alone(count: np.ndarray, step: int) -> np.ndarray:
+    """(S,) share of each step in which one speaker talks alone, of (T,) counts."""
+    first = np.arange(0, len(count), step)
+    return np.add.reduceat((count == 1).astype(np.float32), first) / np.diff(
+        first, append=len(count)
+    ).astype(np.float32)
+
+
 class Weighed(NamedTuple):
     """Weightings of a window.
 
@@ -103,6 +116,7 @@ class Weighed(NamedTuple):
     ----------
     weightings : (T, N) array
     embeddings : (N, D) array
+        Of frames in which one speaker talks alone: overlap is two people.
     confidence : (N,) array
     """
 
@@ -112,7 +126,12 @@ class Weighed(NamedTuple):
 
 
 def weigh_frames(
-    weighter: Weighter, frames: Tensor, count: np.ndarray, start: np.ndarray | None = None
+    weighter: Weighter,
+    frames: Tensor,
+    count: np.ndarray,
+    start: np.ndarray | None = None,
+    local: LocalSpeakers | None = None,
+    grid: SlidingWindow | None = None,
 ) -> tuple[Weighed, Window]:
     """Weigh the frames of a window, as `Weighter.weigh` does.
 
@@ -125,9 +144,17 @@ def weigh_frames(
         Number of speakers in each frame.
     start : (T, K) array, optional
         Weightings to improve.
+    local : LocalSpeakers, optional
+        Who speaks in the windows of the segmentation: slots then start at `Seeds`.
+    grid : SlidingWindow, optional
+        Frames of the window, in seconds of the recording.
     """
+    step = weighter.encoder.step
     frames = frames[None].to(weighter.device)
-    summary = summarize_steps(frames, weighter.encoder.step)
+    summary = summarize_steps(frames, step)
+    if start is None and local is not None and weighter.encoder.restarts:
+        steps = SlidingWindow(step * grid.step, step * grid.step, grid.start)
+        start = Seeds(weighter, summary, local, steps)
     embedded = []
 
     def embed_windows(*arguments):
@@ -161,23 +188,27 @@ def _weigh(weighter, frames, summary, embed_windows, count, start) -> Weighed:
     pooling = Pooling(
         embed=lambda x: weighter.backbone.embed_summary(summary, x), embed_windows=embed_windows
     )
+    if isinstance(start, np.ndarray):
+        start = torch.from_numpy(start[None]).to(frames.device)
     encoded: Encoded = weighter.encoder(
         frames,
         summary,
         pooling,
         count=torch.from_numpy(count[None]).to(frames.device),
-        start=None if start is None else torch.from_numpy(start[None]).to(frames.device),
+        start=start,
         estimate=False,
     )
 
     def at_frames(steps: Tensor) -> Tensor:  # (1, S, N) to (1, T, N)
         return steps.repeat_interleave(weighter.encoder.step, dim=1)[:, : frames.shape[1]]
 
+    solo = torch.from_numpy(alone(count, weighter.encoder.step) + OVERLAP).to(frames.device)
+    solo = solo[None, :, None]  # (1, S, 1)
     weightings = at_frames(encoded.weightings[-1])
     head = None if encoded.heads is None else at_frames(encoded.heads[-1])
     return Weighed(
         weightings[0].cpu().numpy(),
-        weighter.project(encoded.embeddings[-1])[0].cpu().numpy(),
+        weighter.project(pooling.embed(encoded.weightings[-1] * solo))[0].cpu().numpy(),
         weighter.claim(weightings, head)[0].cpu().numpy(),
     )
 

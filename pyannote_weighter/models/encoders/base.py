@@ -77,7 +77,7 @@ class Encoder(nn.Module):
         pooling: Pooling,
         count: Tensor | None = None,
         mask: Tensor | None = None,
-        start: Tensor | None = None,
+        start: Tensor | Callable[[Tensor, Tensor], Tensor] | None = None,
         estimate: bool = True,
     ) -> Encoded:
         """Weigh frames.
@@ -93,7 +93,8 @@ class Encoder(nn.Module):
         mask : (B, T) bool tensor, optional
             False on padding, which follows the frames.
         start : (B, T, K) tensor, optional
-            Weightings to start from, of any number of slots, where the encoder `restarts`.
+            Weightings to start from, of any number of slots, where the encoder `restarts`. Or a
+            callable that makes them, (B, S, K) of steps, of the windows and `single` of `Encoded`.
         estimate : bool, optional
             Whether to estimate activity (default) although `count` is known, which training does.
         """

@@ -125,12 +125,16 @@ class RefineEncoder(Encoder):
             speech, single, weights = speech * inside, single * inside, weights * mask
 
         windows = pooling.embed_windows(frames, weights, self.window, self.step)  # (B, S, D)
+        if callable(start):
+            start = start(windows, single)
+        elif start is not None:
+            start = self.to_steps(start)
         weightings, embeddings, heads = self.refiner(
             windows,
             speech,
             single,
             embed=pooling.embed,
             inside=inside,
-            start=None if start is None else self.to_steps(start),
+            start=start,
         )
         return Encoded(weightings, embeddings, activity, windows, single, heads)

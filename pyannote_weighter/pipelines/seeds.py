@@ -1,0 +1,172 @@
+"""Where slots start: at local speakers of the segmentation, and at stretches unlike them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pyannote.core import SlidingWindow
+from torch import Tensor
+
+from pyannote_weighter.likeness import LocalSpeakers, solo_steps
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.weighting import Summary
+
+NUM_LOCAL = NUM_STRETCHES = 12
+NUM_SEEDS = NUM_LOCAL + NUM_STRETCHES
+"""Slots of a window of the Weighter."""
+
+LEAST = 0.6  # seconds of solo speech of a local speaker
+ENOUGH = 4.0  # seconds from which more solo speech makes an embedding no better
+STRETCH, HOP = 1.5, 0.4  # seconds
+BATCH = 128  # parts of the recording at a time
+ALIKE = 0.98  # cosine above which a seed is none that others are not
+
+
+def far_apart(
+    embeddings: np.ndarray, weights: np.ndarray, number: int, known: np.ndarray | None = None
+) -> list[int]:
+    """Choose vectors that are far from each other: greedy, the farthest first.
+
+    Parameters
+    ----------
+    embeddings : (M, D) array of length one
+    weights : (M,) array
+        Not negative. The distance of a vector (one minus cosine) counts so many times.
+    number : int
+        How many at most.
+    known : (K, D) array of length one, optional
+        Vectors to be far from.
+
+    Returns
+    -------
+    chosen : list of int
+    """
+    chosen: list[int] = []
+    closest = np.full(len(embeddings), -1.0)
+    if known is not None and len(known) and len(embeddings):
+        closest = (embeddings @ known.T).max(axis=1)
+    while len(chosen) < min(number, len(embeddings)):
+        # rounded, so that what is alike but for rounding does not depend on batches
+        best = int(np.round((1 - closest) * weights * 2**12).argmax())
+        if closest[best] > ALIKE:
+            break
+        chosen.append(best)
+        closest = np.maximum(closest, embeddings @ embeddings[best])
+    return chosen
+
+
+def _cut(values: Tensor, first: np.ndarray, length: int) -> Tensor:
+    """(S, C) to (P, length, C), from each first step on; what is outside repeats the ends."""
+    index = torch.from_numpy(first[:, None] + np.arange(length)).clamp_(0, len(values) - 1)
+    return values[index.to(values.device)]
+
+
+def embed_parts(
+    weighter: Weighter, summary: Summary, first: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Pool parts of a window of the Weighter that begin anywhere in it.
+
+    Parameters
+    ----------
+    weighter : Weighter
+    summary : Summary
+        Of one recording, S steps.
+    first : (P,) array of int
+        First step of each part.
+    weights : (P, S', L) array
+        Of its steps, zero outside of the window; L poolings of each.
+
+    Returns
+    -------
+    embeddings : (P, L, D') array of length one, as the backbone makes them
+    """
+    embeddings = []
+    length = weights.shape[1]
+    for start in range(0, len(first), BATCH):
+        some = slice(start, start + BATCH)
+        part = Summary(
+            summary.center,
+            *(_cut(values, first[some], length) for values in (summary.mean[0], summary.power[0])),
+            _cut(summary.size, first[some], length),
+        )
+        weighed = torch.from_numpy(weights[some]).to(summary.mean.device)
+        embeddings.append(F.normalize(weighter.backbone.embed_summary(part, weighed), dim=-1))
+    return torch.cat(embeddings).cpu().numpy()
+
+
+class Seeds:
+    """Where the slots of a window of the Weighter start.
+
+    Half of them are local speakers of the segmentation that are far from each other: with
+    seconds of one voice behind it, an embedding tells people apart, where that of a short window
+    is far from all others as often because of noise. The other half are short stretches that are
+    far from all of these, for whom the segmentation took for somebody else.
+
+    Parameters
+    ----------
+    weighter : Weighter
+    summary : Summary
+        Of the window, S steps.
+    local : LocalSpeakers
+    grid : SlidingWindow
+        Steps of the window, in seconds of the recording.
+    """
+
+    def __init__(
+        self, weighter: Weighter, summary: Summary, local: LocalSpeakers, grid: SlidingWindow
+    ):
+        self.weighter, self.summary, self.local, self.grid = weighter, summary, local, grid
+
+    def __call__(self, windows: Tensor, single: Tensor) -> Tensor:
+        """Find seeds.
+
+        Parameters
+        ----------
+        windows : (1, S, D') tensor
+            Embeddings of short windows around each step.
+        single : (1, S) tensor
+            Probability that exactly one speaker talks.
+
+        Returns
+        -------
+        start : (1, S, K) tensor
+            Values in [0, 1], zero where nobody starts. K is at most `NUM_SEEDS`, at least 1.
+        """
+        num_steps = windows.shape[1]
+        alone = single[0].cpu().numpy()
+        first, solo = solo_steps(self.local, self.grid, num_steps)
+        seconds = solo.sum(axis=1) * self.grid.step  # (W, L)
+        voices = embed_parts(self.weighter, self.summary, first, solo) if len(first) else None
+        which = np.argwhere(seconds >= LEAST)  # (M, 2)
+        rows = []
+        known = None
+        if len(which):
+            w, m = which.T
+            weights = np.sqrt(np.minimum(seconds[w, m], ENOUGH))
+            chosen = far_apart(voices[w, m], weights, NUM_LOCAL)
+            known = voices[w[chosen], m[chosen]]
+            rows += [(first[w[c]], solo[w[c], :, m[c]]) for c in chosen]
+
+        length = round(STRETCH / self.grid.step)
+        first = np.arange(0, num_steps, max(1, round(HOP / self.grid.step))) - length // 2
+        at = first[:, None] + np.arange(length)  # (M, S')
+        weights = alone[at.clip(0, num_steps - 1)] * ((at >= 0) & (at < num_steps))
+        heard = weights.sum(axis=1) >= length / 3
+        first, weights, at = first[heard], weights[heard], at[heard]
+        if len(first):
+            voices = embed_parts(self.weighter, self.summary, first, weights[..., None])[:, 0]
+            unit = F.normalize(windows[0], dim=-1).cpu().numpy()
+            # the length of the mean tells whether neighbours agree: low at changes and in noise
+            mean = np.einsum("mt,mtd->md", weights, unit[at.clip(0, num_steps - 1)])
+            agreement = np.linalg.norm(mean, axis=1) / weights.sum(axis=1)
+            chosen = far_apart(voices, agreement**2, NUM_STRETCHES, known)
+            rows += [(first[c], weights[c]) for c in chosen]
+
+        start = np.zeros((num_steps, max(1, len(rows))), dtype=np.float32)
+        for column, (begin, values) in enumerate(rows):
+            skip, end = max(0, -begin), min(len(values), num_steps - begin)
+            start[begin + skip : begin + end, column] = values[skip:end]
+        if not rows:
+            start[:] = 1.0
+        return torch.from_numpy(start)[None].to(windows.device)

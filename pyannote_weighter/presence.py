@@ -1,0 +1,158 @@
+"""Is a group of slots a person? Weightings also gather overlap, noise and what is left of others.
+
+How long it speaks is a poor answer: a short speaker and a short accident last equally long. But an
+accident sounds like somebody else in the file, comes in scraps, and has no local speaker of the
+segmentation to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pyannote.core import SlidingWindow
+
+from pyannote_weighter.likeness import BATCH, LocalSpeakers, solo_steps
+
+SPEECH = 0.3  # least speech of one speaker in a step that belongs to a turn
+
+
+def turn_lengths(weightings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of steps in which one group is the most probable one.
+
+    Parameters
+    ----------
+    weightings : (S, K) array
+
+    Returns
+    -------
+    group, steps : (R,) arrays of int
+    """
+    winner = np.where(weightings.sum(axis=1) > SPEECH, weightings.argmax(axis=1), -1)
+    bounds = np.flatnonzero(np.diff(winner, prepend=-2, append=-2))
+    group, steps = winner[bounds[:-1]], np.diff(bounds)
+    return group[group >= 0], steps[group >= 0]
+
+
+def ownership(
+    local: LocalSpeakers, weightings: np.ndarray, grid: SlidingWindow
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far groups have local speakers of the segmentation to themselves.
+
+    Parameters
+    ----------
+    local : LocalSpeakers
+    weightings : (S, K) array
+        Of steps.
+    grid : SlidingWindow
+        The steps, in seconds of the recording.
+
+    Returns
+    -------
+    owned, held : (K,) arrays
+        Solo speech of local speakers that a group holds, each share weighted with itself, and
+        not weighted.
+    """
+    num_steps, num_groups = weightings.shape
+    owned, held = np.zeros((2, num_groups))
+    first, solo = solo_steps(local, grid, num_steps)
+    for start in range(0, len(first), BATCH):
+        some = slice(start, start + BATCH)
+        at = first[some, None] + np.arange(solo.shape[1])
+        x = weightings[at.clip(0, num_steps - 1)]  # (w, S', K), solo is zero outside
+        shares = np.einsum("wsl,wsk->wlk", solo[some], x)
+        total = np.maximum(shares.sum(axis=-1, keepdims=True), 1e-6)
+        owned += (shares * shares / total).sum(axis=(0, 1))
+        held += shares.sum(axis=(0, 1))
+    return owned, held
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Probability that a group of slots is a speaker: a logistic regression.
+
+    The coefficients come from `recipes/linking` (CAM++, segmentation-3.0).
+
+    Attributes
+    ----------
+    seconds : float
+        Of ln(seconds of speech + 0.1).
+    cosine : float
+        Of the cosine to the group that sounds most alike, 0 where there is no other.
+    owned : float
+        Of the mean share that the group has of the local speakers that it is in, see `ownership`.
+    turn : float
+        Of ln(median length of its turns in seconds + 0.1).
+    bias : float
+    least : float
+        Probability from which a group is a speaker.
+    """
+
+    seconds: float = 2.1
+    cosine: float = -13.4
+    owned: float = 3.0
+    turn: float = 1.4
+    bias: float = 1.5
+    least: float = 0.25
+
+    def features(
+        self,
+        weightings: Sequence[np.ndarray],
+        present: Sequence[np.ndarray],
+        single: Sequence[np.ndarray],
+        seconds: np.ndarray,
+        embeddings: np.ndarray,
+        local: LocalSpeakers,
+        grids: Sequence[SlidingWindow],
+    ) -> np.ndarray:
+        """Describe groups.
+
+        Parameters
+        ----------
+        weightings : list of (s, k) arrays
+            Of the steps of each window of the Weighter.
+        present : list of (k,) arrays of int
+            Group of each column.
+        single : list of (s,) arrays
+            Share of each step in which one speaker talks alone.
+        seconds : (K,) array
+            Speech of each group.
+        embeddings : (K, D) array of length one
+        local : LocalSpeakers
+        grids : list of SlidingWindow
+            Steps of each window, in seconds of the recording.
+
+        Returns
+        -------
+        features : (K, 4) array
+            In the order of the attributes.
+        """
+        K = len(seconds)
+        owned, held = np.zeros((2, K))
+        turns = [(np.empty(0, dtype=int), np.empty(0))]
+        for x, who, alone, grid in zip(weightings, present, single, grids, strict=True):
+            if not len(who):
+                continue
+            for total, values in zip((owned, held), ownership(local, x, grid), strict=True):
+                total[who] += values
+            group, steps = turn_lengths(x * alone[:, None])
+            turns.append((who[group], steps * grid.step))
+        groups, lengths = (np.concatenate(part) for part in zip(*turns, strict=True))
+        turn = np.array([np.median(lengths[groups == k]) if k in groups else 0 for k in range(K)])
+        cosine = embeddings @ embeddings.T - 2 * np.eye(K)
+        return np.stack(
+            [
+                np.log(seconds + 0.1),
+                cosine.max(axis=1) if K > 1 else np.zeros(1),
+                owned / np.maximum(held, 1e-6),
+                np.log(turn + 0.1),
+            ],
+            axis=-1,
+        )
+
+    def __call__(self, *described) -> np.ndarray:
+        """(K,) probability that each group is a speaker; see `features`."""
+        coefficients = [self.seconds, self.cosine, self.owned, self.turn]
+        log_odds = self.features(*described) @ coefficients + self.bias
+        return 1.0 / (1.0 + np.exp(-np.clip(log_odds, -500, 500)))
