@@ -24,8 +24,8 @@ from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate
 
 GRID = {
     "threshold": (0.3,),
-    "merge": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
-    "min_duration": (1.0, 1.5, 2.0, 3.0),
+    "merge": (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6),
+    "min_duration": (0.5, 1.0, 2.0),
 }
 
 
@@ -69,10 +69,10 @@ def tune(
         list(zip(samples, files, strict=True)), description="weightings", transient=True
     ):
         sample["count"], sample["windows"] = sample["count"].numpy(), Windows()
-        sample["slots"] = pipeline.weigh(
-            sample["frames"].float(), sample["count"], sample["windows"]
-        )
         sample["local"] = None if file is None else _local_speakers(task, file)
+        sample["slots"] = pipeline.weigh(
+            sample["frames"].float(), sample["count"], sample["windows"], sample["local"]
+        )
     best, settled = None, {}
     for values in track(
         list(itertools.product(*grid.values())), description="tuning", transient=True

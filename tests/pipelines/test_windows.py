@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pyannote_weighter.pipelines.windows import (
+    OVERLAP,
     Windows,
     embed_speakers,
     weigh_again,
@@ -38,10 +39,17 @@ def test_window_is_weighed_as_by_the_weighter(weighter):
     frames, count = frames_and_count(weighter, 203)
     weighed, window = weigh_frames(weighter, frames, count)
     expected = weighter.weigh(frames[None], count=torch.from_numpy(count)[None])
-    for name in ("weightings", "embeddings", "confidence"):
-        np.testing.assert_allclose(
-            getattr(weighed, name), getattr(expected, name)[0].numpy(), atol=2e-4, rtol=1e-3
-        )
+    step = weighter.encoder.step
+    shares = [(count[first : first + step] == 1).mean() for first in range(0, len(count), step)]
+    solo = torch.tensor(shares).float().add(OVERLAP).repeat_interleave(step)[: len(count)]
+    # of frames where one speaker talks alone
+    embeddings = weighter.embed(frames[None], expected.weightings * solo[None, :, None])
+    for name, values in (
+        ("weightings", expected.weightings),
+        ("embeddings", embeddings),
+        ("confidence", expected.confidence),
+    ):
+        np.testing.assert_allclose(getattr(weighed, name), values[0].numpy(), atol=2e-4, rtol=1e-3)
     assert window.num_frames == 203
     assert (window.embeddings is None) == (expected.encoded.windows is None)
 

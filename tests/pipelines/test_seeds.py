@@ -1,0 +1,102 @@
+"""Where slots start."""
+
+import numpy as np
+import pytest
+import torch
+from pyannote.core import SlidingWindow
+
+from pyannote_weighter.likeness import LocalSpeakers, solo_steps
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.pipelines.seeds import NUM_SEEDS, Seeds, embed_parts, far_apart
+from pyannote_weighter.weighting import summarize
+from tests.pipelines.test_windows import small_weighter
+
+
+def local_of(active: np.ndarray, step: float = 2.5) -> LocalSpeakers:
+    """Windows of ten seconds, frames of 0.1 s, (W, 100, L)."""
+    return LocalSpeakers(
+        LocalSpeakers.pack(active), SlidingWindow(10.0, step, 0.0), SlidingWindow(0.1, 0.1, 0.0)
+    )
+
+
+def test_far_apart_against_a_loop():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((30, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    weights = rng.uniform(0.5, 1.0, 30)
+    expected = []
+    for _ in range(5):
+        distance = [
+            1 - max([float(v @ vectors[c]) for c in expected], default=-1.0) for v in vectors
+        ]
+        expected.append(int(np.argmax(np.array(distance) * weights)))
+    assert far_apart(vectors, weights, 5) == expected
+    assert not set(far_apart(vectors, weights, 30, known=vectors[:3])) & {0, 1, 2}
+    assert far_apart(vectors[:0], weights[:0], 5) == []
+    assert len(far_apart(np.repeat(vectors[:1], 9, axis=0), weights[:9], 5)) == 1
+
+
+def test_solo_steps_against_a_loop():
+    rng = np.random.default_rng(1)
+    active = rng.integers(0, 2, (4, 100, 3))
+    local = local_of(active)
+    grid = SlidingWindow(0.1, 0.1, 1.0)
+    first, solo = solo_steps(local, grid, 60)
+    assert solo.shape == (3, 100, 3)  # the fourth window begins after the last step
+    for w in range(3):
+        expected = np.zeros((60, 3))
+        for step in range(60):
+            frame = int(np.floor((grid[step].middle - 2.5 * w) / 0.1 + 1e-6))
+            if 0 <= frame < 100 and active[w, frame].sum() == 1:
+                expected[step] = active[w, frame]
+        found = np.zeros((60, 3))
+        for index, values in enumerate(solo[w]):
+            if 0 <= first[w] + index < 60:
+                found[first[w] + index] = values
+            else:
+                assert not values.any()
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def weighter() -> Weighter:
+    return small_weighter()
+
+
+@torch.inference_mode()
+def test_parts_are_pooled_as_the_whole(weighter):
+    step = weighter.encoder.step
+    frames = torch.randn(1, 40 * step, weighter.backbone.frame_dimension)
+    summary = summarize(frames, step)
+    first, weights = np.array([-2, 5, 33]), np.random.default_rng(0).random((3, 10, 2), np.float32)
+    weights[0, :2] = weights[2, 7:] = 0.0  # outside
+    whole = np.zeros((3, 40, 2), np.float32)
+    for part, begin in enumerate(first):
+        for index in range(10):
+            if 0 <= begin + index < 40:
+                whole[part, begin + index] = weights[part, index]
+    found = embed_parts(weighter, summary, first, weights)
+    for part in range(3):
+        expected = weighter.backbone.embed_summary(summary, torch.from_numpy(whole[part])[None])
+        expected = torch.nn.functional.normalize(expected[0], dim=-1)
+        np.testing.assert_allclose(found[part], expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps", [1, 9, 300])
+@pytest.mark.parametrize("kind", ["silence", "one", "many"])
+@torch.inference_mode()
+def test_seeds_of_any_length(weighter, num_steps, kind):
+    step = weighter.encoder.step
+    frames = torch.randn(1, num_steps * step, weighter.backbone.frame_dimension)
+    windows = torch.randn(1, num_steps, weighter.backbone.dimension)
+    active = np.zeros((9, 100, 3), dtype=int)
+    if kind != "silence":
+        active[:, :, 0] = 1
+    if kind == "many":
+        active[:, 50:] = [0, 1, 0]
+    single = torch.full((1, num_steps), float(kind != "silence"))
+    seeds = Seeds(weighter, summarize(frames, step), local_of(active), SlidingWindow(0.1, 0.1))
+    start = seeds(windows, single)
+    assert start.shape[:2] == (1, num_steps) and 1 <= start.shape[2] <= NUM_SEEDS
+    assert start.min() >= 0 and start.max() <= 1
+    assert start.sum(dim=1).min() > 0  # nobody starts nowhere

@@ -1,0 +1,62 @@
+"""Whether a group of slots is a person."""
+
+import numpy as np
+from pyannote.core import SlidingWindow
+
+from pyannote_weighter.likeness import LocalSpeakers
+from pyannote_weighter.presence import Presence, ownership, turn_lengths
+
+GRID = SlidingWindow(0.1, 0.1)
+
+
+def local_of(active: np.ndarray) -> LocalSpeakers:
+    """One window of ten seconds, (100, L)."""
+    return LocalSpeakers(
+        LocalSpeakers.pack(active[None]), SlidingWindow(10.0, 2.5), SlidingWindow(0.1, 0.1)
+    )
+
+
+def described(weightings, local, embeddings=None):
+    K = weightings.shape[1]
+    seconds = weightings.sum(axis=0) * GRID.step
+    embeddings = np.eye(K) if embeddings is None else embeddings
+    ones = np.ones(len(weightings))
+    return [weightings], [np.arange(K)], [ones], seconds, embeddings, local, [GRID]
+
+
+def test_turns():
+    x = np.zeros((10, 2))
+    x[1:4, 0] = x[6:8, 0] = x[8:, 1] = 1.0
+    group, steps = turn_lengths(x)
+    assert group.tolist() == [0, 0, 1] and steps.tolist() == [3, 2, 2]
+    assert len(turn_lengths(np.zeros((5, 2)))[0]) == 0
+
+
+def test_ownership_is_of_who_has_a_local_speaker_alone():
+    active = np.zeros((100, 2), dtype=int)
+    active[:50, 0] = active[50:, 1] = 1
+    x = np.zeros((100, 3), dtype=np.float32)
+    x[:50, 0] = x[50:90, 1] = x[90:, 2] = 1.0
+    owned, held = ownership(local_of(active), x, GRID)
+    np.testing.assert_allclose(owned / held, [1.0, 0.8, 0.2], atol=1e-6)
+
+
+def test_scraps_that_sound_like_another_are_nobody():
+    active = np.zeros((100, 2), dtype=int)
+    active[:50, 0] = active[50:, 1] = 1
+    local = local_of(active)
+    x = np.zeros((100, 3), dtype=np.float32)
+    x[:50, 0] = x[50:, 1] = 1.0
+    x[5:50:9] = [0, 0, 1]  # a step each, here and there
+    alike = np.array([[1.0, 0.0], [0.0, 1.0], [0.45, 0.89]])
+    presence = Presence()
+    first, second, scraps = presence(*described(x, local, alike))
+    assert min(first, second) > presence.least > scraps
+
+
+def test_one_group_and_a_silent_one():
+    local = local_of(np.ones((100, 1), dtype=int))
+    probability = Presence()(*described(np.ones((100, 1), dtype=np.float32), local))
+    assert probability.shape == (1,) and probability[0] > 0.9
+    x = np.stack([np.ones(100), np.zeros(100)], axis=1).astype(np.float32)
+    assert np.isfinite(Presence()(*described(x, local))).all()
