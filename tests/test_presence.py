@@ -48,7 +48,7 @@ def test_scraps_that_sound_like_another_are_nobody():
     x = np.zeros((100, 3), dtype=np.float32)
     x[:50, 0] = x[50:, 1] = 1.0
     x[5:50:9] = [0, 0, 1]  # a step each, here and there
-    alike = np.array([[1.0, 0.0], [0.0, 1.0], [0.3, 0.95]])
+    alike = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.3, 0.3, 0.9]])
     presence = Presence()
     first, second, scraps = presence(*described(x, local, alike))
     assert min(first, second) > presence.least > scraps

@@ -1,4 +1,4 @@
-"""Fit the coefficients of `Likeness` on conversations with references; see README.md."""
+"""Fit the coefficients of `Likeness` and `Presence` on conversations with references."""
 
 import argparse
 import os
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from pyannote.audio import Pipeline
 from rich.progress import track
+from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from pyannote_weighter.audio import in_memory
 from pyannote_weighter.likeness import Likeness, local_evidence
 from pyannote_weighter.pipelines import WeighterDiarization
+from pyannote_weighter.pipelines.windows import Windows
+from pyannote_weighter.presence import Presence
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 from pyannote_weighter.protocols import protocol_files
 from pyannote_weighter.segmentation import sample_nearest
@@ -26,6 +29,49 @@ NAMES = ("cosine", "local", "shorter", "longer")
 KINDS = {"cosine": [0], "likeness, apart": [0, 2, 3], "likeness": [0, 1, 2, 3]}  # columns
 DRAWS = 6  # ways to divide the slots of a speaker into groups
 LEAST = 0.5  # seconds of speech of a group
+MERGES = (0.2, 0.3, 0.4)  # groups are those that linking makes at these
+
+
+class Recorder(Presence):
+    """Everybody is a speaker; what was asked about is kept."""
+
+    def __call__(self, weightings, present, *described):
+        """Probability one for each group."""
+        asked.append((weightings, present, self.features(weightings, present, *described)))
+        return np.ones(len(described[1]))
+
+
+asked: list[tuple] = []
+
+
+def groups_of(
+    pipeline: WeighterDiarization, slots, windows, speech, local, reference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of groups of slots, and whether each is the one that holds most of a speaker."""
+    step = pipeline._weighter.encoder.step
+    settled = pipeline.settle(slots, windows, speech, local)
+    features, real = [], []
+    merge = pipeline.weighter.merge
+    for threshold in MERGES:
+        asked.clear()
+        pipeline.weighter.merge = threshold
+        pipeline.link(settled)
+        (weightings, present, found), *_ = asked
+        held, start = np.zeros((len(found), reference.shape[1])), 0
+        for part, who in zip(weightings, present, strict=True):
+            held[who] += part.T @ reference[start::step][: len(part)]
+            start += step * len(part)
+        held *= step * pipeline._weighter.frames.step
+        speaker = np.zeros(len(found), dtype=bool)
+        for group, who in zip(*linear_sum_assignment(-held), strict=True):
+            mine = held[group, who]
+            enough = mine >= min(1.0, 0.25 * held[:, who].sum())
+            speaker[group] = enough and mine >= 0.3 * held[group].sum()
+        long = np.exp(found[:, 0]) >= LEAST
+        features.append(found[long])
+        real.append(speaker[long])
+    pipeline.weighter.merge = merge
+    return np.concatenate(features), np.concatenate(real)
 
 
 def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
@@ -34,7 +80,8 @@ def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
     count, frames, local = pipeline.compute(audio, lambda *args, **options: None)
     grid = pipeline._weighter.frames
     speech = sample_nearest(count, grid, len(frames))[:, 0]
-    slots = pipeline.weigh(frames, speech)
+    windows = Windows()
+    slots = pipeline.weigh(frames, speech, windows, local)
     same, different = local_evidence(local, slots.weightings, grid)
     turns = [(s.start, s.end, who) for s, _, who in file["annotation"].itertracks(True)]
     reference = discretize(turns, grid, len(frames)).numpy()
@@ -46,6 +93,7 @@ def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
         "same": same[np.ix_(kept, kept)],
         "different": different[np.ix_(kept, kept)],
         "owner": owner[kept],
+        "groups": groups_of(pipeline, slots, windows, speech, local, reference.astype(np.float32)),
     }
 
 
@@ -93,12 +141,18 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     pipeline = Pipeline.from_pretrained(arguments.pipeline)
+    pipeline.presence = Recorder()
 
-    sets = {}
+    sets, groups = {}, {}
     for name in arguments.protocol:
         registry, protocol, subset = name.rsplit(":", 2)
         files = list(protocol_files(protocol, registry, subset))
-        sets[name] = gather([slots_of(pipeline, file) for file in track(files, description=name)])
+        described = [slots_of(pipeline, file) for file in track(files, description=name)]
+        sets[name] = gather(described)
+        groups[name] = [
+            np.concatenate(part)
+            for part in zip(*(file["groups"] for file in described), strict=True)
+        ]
 
     def fit(names, columns):
         x, y = (np.concatenate(part) for part in zip(*(sets[n] for n in names), strict=True))
@@ -123,6 +177,14 @@ def main() -> None:
         named = dict(zip([NAMES[c] for c in columns], model.coef_[0], strict=True))
         named["bias"] = model.intercept_[0]
         print(f"\n{kind}: " + ", ".join(f"{name} {value:.2f}" for name, value in named.items()))
+    x, y = (np.concatenate(part) for part in zip(*groups.values(), strict=True))
+    presence = LogisticRegression(C=10, max_iter=5000).fit(x, y)
+    values = [*presence.coef_[0], presence.intercept_[0]]
+    names = ("seconds", "cosine", "owned", "turn", "bias")
+    print(
+        "\npresence: "
+        + ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
+    )
 
 
 if __name__ == "__main__":
