@@ -87,6 +87,9 @@ class Presence:
     bias : float
     least : float
         Probability from which a group is a speaker.
+    longest : float
+        Seconds of speech from which a group is always one: in some recordings everybody sounds
+        alike, and who speaks that long is no accident.
     """
 
     seconds: float = 2.1
@@ -95,6 +98,7 @@ class Presence:
     turn: float = 1.4
     bias: float = 1.5
     least: float = 0.25
+    longest: float = 4.0
 
     def features(
         self,
@@ -154,5 +158,7 @@ class Presence:
     def __call__(self, *described) -> np.ndarray:
         """(K,) probability that each group is a speaker; see `features`."""
         coefficients = [self.seconds, self.cosine, self.owned, self.turn]
-        log_odds = self.features(*described) @ coefficients + self.bias
-        return 1.0 / (1.0 + np.exp(-np.clip(log_odds, -500, 500)))
+        features = self.features(*described)
+        log_odds = np.clip(features @ coefficients + self.bias, -500, 500)
+        long = features[:, 0] >= np.log(self.longest + 0.1)
+        return np.where(long, 1.0, 1.0 / (1.0 + np.exp(-log_odds)))

@@ -70,7 +70,7 @@ def test_apply(tmp_path, audio):
     result = runner.invoke(app, [*arguments, str(tmp_path / "missing.wav")])
     assert result.exit_code == 1
     assert "1 of 2 files failed" in result.output
-    assert "no such audio file" in result.output.replace("\n", " ")
+    assert "no such audio file" in " ".join(result.output.split())
 
 
 def test_help_of_apply_names_all_formats():

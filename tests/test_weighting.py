@@ -198,7 +198,8 @@ def test_pooling_against_plain_python(x, seed, offset):
     frames = offset + torch.randn(1, x.shape[1], 2)
     frames[:, :, 1] = offset  # a constant channel
     expected = plain_mean_std(frames, x)
-    tolerance = {"rtol": 1e-3, "atol": 2e-3}
+    # variance of a millionth counts as zero, and little weight on the others makes it larger
+    tolerance = {"rtol": 1e-3, "atol": 1e-2}
     torch.testing.assert_close(pool_mean(frames, x), expected[:, :, :2], **tolerance)
     torch.testing.assert_close(pool_mean_std(frames, x), expected, **tolerance)
 
