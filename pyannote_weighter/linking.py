@@ -10,7 +10,7 @@ import numpy as np
 from pyannote_weighter.likeness import Evidence, Likeness, own_columns
 
 PARAMETERS = {"threshold": 0.3, "merge": 0.3, "min_duration": 0.5}
-"""Parameters of `Slots.assign`, near those that recipes/default chose."""
+"""Parameters of `Slots.assign`, see recipes/linking."""
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

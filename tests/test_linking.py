@@ -170,11 +170,14 @@ def test_a_voice_that_returns_in_every_window_is_one_person():
     window = np.repeat(np.arange(num_windows), people)
     apart = 20.0 * (window[:, None] == window) * (who[:, None] != who)
     evidence = Evidence(np.zeros_like(apart), apart)
-    options = {"evidence": evidence, "likeness": Likeness()}
-    found = link_slots(
-        embeddings, seconds, 0.4, **options, windows=window[:, None] == np.arange(num_windows)
-    )
-    assert found.tolist() == who.tolist()
+    within = {"cosine": 15.0, "local": 4.0, "shorter": -1.8, "longer": -0.6, "bias": -6.6}
+    in_windows = {"windows": window[:, None] == np.arange(num_windows)}
+    for likeness in (Likeness(), Likeness(**within)):
+        options = {"evidence": evidence, "likeness": likeness}
+        found = link_slots(embeddings, seconds, 0.4, **options, **in_windows)
+        assert found.tolist() == who.tolist()
+    one_window = link_slots(embeddings, seconds, 0.4, **options)
+    assert len(set(one_window.tolist())) > people  # what was fitted there does not hold
 
 
 # -- slots to speakers ----------------------------------------------------------------------------

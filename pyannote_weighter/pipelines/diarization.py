@@ -154,7 +154,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         )
 
     def default_parameters(self) -> dict:
-        """Parameters near those that recipes/default chose on its development conversations."""
+        """Parameters that recipes/linking chose on development conversations."""
         onset = {} if self._segmentation.model.specifications.powerset else {"threshold": 0.5}
         return {
             "segmentation": {"min_duration_off": 0.0} | onset,
