@@ -27,10 +27,10 @@ from pyannote_weighter.pipelines.reconstruction import nobody, reconstruct
 from pyannote_weighter.pipelines.seeds import NUM_SEEDS
 from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.pipelines.windows import (
-    OVERLAP,
     Windows,
     alone,
     embed_speakers,
+    solo_weights,
     weigh_again,
     weigh_frames,
 )
@@ -437,10 +437,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             part, count = parts[index], speech[start:stop]
             if part.shape[1] > 1:
                 if isinstance(frames, Windows):
-                    after = weigh_again(self._weighter, frames[index], count, part)
+                    part = weigh_again(self._weighter, frames[index], count, part)
                 else:
-                    after, _ = weigh_frames(self._weighter, frames[start:stop], count, part)
-                part = after.weightings
+                    weighed, _ = weigh_frames(self._weighter, frames[start:stop], count, part)
+                    part = weighed.weightings
             improved.append(part)
             if part.shape[1]:
                 heard[present[index][part.argmax(axis=1)[count > 0]]] = True
@@ -486,19 +486,16 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         parts = self._improve(parts, present, num_speakers, windows, speech)
         step = self._weighter.encoder.step
         grids, single, solo = [], [], []
-        for (start, stop), part in zip(self._windows(len(speech)), parts, strict=True):
+        for start, stop in self._windows(len(speech)):
             grids.append(
                 SlidingWindow(step * frames.step, step * frames.step, frames[start].start)
             )
             single.append(alone(speech[start:stop], step))
-            weight = (single[-1] + OVERLAP).repeat(step)[: len(part), None]
-            solo.append(part * weight)
-        speakers = embed_speakers(self._weighter, windows, solo, present, num_speakers)
-        seconds, mass, squares = np.zeros((3, num_speakers))
+            solo.append(solo_weights(speech[start:stop], step))
+        speakers = embed_speakers(self._weighter, windows, parts, present, num_speakers, solo)
+        seconds = np.zeros(num_speakers)
         for part, who in zip(parts, present, strict=True):
             seconds[who] += part.sum(axis=0) * frames.step
-            mass[who] += part.sum(axis=0)
-            squares[who] += np.square(part).sum(axis=0)
 
         def is_speaker(weightings, groups, seconds, embeddings):
             steps = [part[::step] for part in weightings]
@@ -508,7 +505,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         return Slots(
             parts,
             speakers.embeddings,
-            squares / np.maximum(mass, 1e-6),
+            speakers.confidence,
             seconds,
             None if local is None else local_evidence(local, parts, frames, present),
             present,

@@ -109,6 +109,11 @@ def alone(count: np.ndarray, step: int) -> np.ndarray:
     ).astype(np.float32)
 
 
+def solo_weights(count: np.ndarray, step: int) -> np.ndarray:
+    """(S,) weights of steps in embeddings of a slot: hardly any where nobody talks alone."""
+    return alone(count, step) + np.float32(OVERLAP)
+
+
 class Weighed(NamedTuple):
     """Weightings of a window.
 
@@ -161,13 +166,27 @@ def weigh_frames(
         embedded.append(weighter.backbone.embed_windows(*arguments, summary))
         return embedded[-1]
 
-    weighed = _weigh(weighter, frames, summary, embed_windows, count, start)
+    pooling = Pooling(
+        embed=lambda x: weighter.backbone.embed_summary(summary, x), embed_windows=embed_windows
+    )
+    encoded = _encode(weighter, frames, summary, pooling, count, start)
+    steps = encoded.weightings[-1]  # (1, S, N)
+    weightings = _at_frames(weighter, steps, frames.shape[1])
+    head = None
+    if encoded.heads is not None:
+        head = _at_frames(weighter, encoded.heads[-1], frames.shape[1])
+    solo = torch.from_numpy(solo_weights(count, step)).to(frames.device)[None, :, None]
+    weighed = Weighed(
+        weightings[0].cpu().numpy(),
+        weighter.project(pooling.embed(steps * solo))[0].cpu().numpy(),
+        weighter.claim(weightings, head)[0].cpu().numpy(),
+    )
     return weighed, Window(summary, embedded[-1] if embedded else None, frames.shape[1])
 
 
 def weigh_again(
     weighter: Weighter, window: Window, count: np.ndarray, start: np.ndarray
-) -> Weighed:
+) -> np.ndarray:
     """Improve the weightings of a window of which the frames are gone.
 
     Parameters
@@ -177,20 +196,26 @@ def weigh_again(
     window : Window
     count : (T,) array
     start : (T, K) array
+
+    Returns
+    -------
+    weightings : (T, K) array
     """
     mean = window.summary.mean
     # nothing reads them; if something did, it would not go unnoticed
     frames = mean.new_full((1, 1, 1), torch.nan).expand(1, window.num_frames, mean.shape[-1])
-    return _weigh(weighter, frames, window.summary, lambda *_: window.embeddings, count, start)
-
-
-def _weigh(weighter, frames, summary, embed_windows, count, start) -> Weighed:
     pooling = Pooling(
-        embed=lambda x: weighter.backbone.embed_summary(summary, x), embed_windows=embed_windows
+        embed=lambda x: weighter.backbone.embed_summary(window.summary, x),
+        embed_windows=lambda *_: window.embeddings,
     )
+    encoded = _encode(weighter, frames, window.summary, pooling, count, start)
+    return _at_frames(weighter, encoded.weightings[-1], frames.shape[1])[0].cpu().numpy()
+
+
+def _encode(weighter, frames, summary, pooling, count, start) -> Encoded:
     if isinstance(start, np.ndarray):
         start = torch.from_numpy(start[None]).to(frames.device)
-    encoded: Encoded = weighter.encoder(
+    return weighter.encoder(
         frames,
         summary,
         pooling,
@@ -199,18 +224,10 @@ def _weigh(weighter, frames, summary, embed_windows, count, start) -> Weighed:
         estimate=False,
     )
 
-    def at_frames(steps: Tensor) -> Tensor:  # (1, S, N) to (1, T, N)
-        return steps.repeat_interleave(weighter.encoder.step, dim=1)[:, : frames.shape[1]]
 
-    solo = torch.from_numpy(alone(count, weighter.encoder.step) + OVERLAP).to(frames.device)
-    solo = solo[None, :, None]  # (1, S, 1)
-    weightings = at_frames(encoded.weightings[-1])
-    head = None if encoded.heads is None else at_frames(encoded.heads[-1])
-    return Weighed(
-        weightings[0].cpu().numpy(),
-        weighter.project(pooling.embed(encoded.weightings[-1] * solo))[0].cpu().numpy(),
-        weighter.claim(weightings, head)[0].cpu().numpy(),
-    )
+def _at_frames(weighter: Weighter, steps: Tensor, num_frames: int) -> Tensor:
+    """(1, S, N) to (1, T, N)."""
+    return steps.repeat_interleave(weighter.encoder.step, dim=1)[:, :num_frames]
 
 
 class Speakers(NamedTuple):
@@ -233,6 +250,7 @@ def embed_speakers(
     weightings: Sequence[np.ndarray],
     speakers: Sequence[np.ndarray],
     num_speakers: int,
+    weights: Sequence[np.ndarray] | None = None,
 ) -> Speakers:
     """Embed speakers from sums over all windows: one pass, whatever the length of the file.
 
@@ -249,15 +267,22 @@ def embed_speakers(
         Whose they are.
     num_speakers : int
         K.
+    weights : list of (s,) arrays, optional
+        Of the steps of each window, in embeddings; confidence is that of the weightings.
     """
     step, channels = weighter.encoder.step, weighter.backbone.frame_dimension
     exact = {"dtype": torch.float64, "device": weighter.device}
-    mass, squares = torch.zeros(2, num_speakers, 1, **exact)
+    mass, squares, claimed, claimed_squares = torch.zeros(4, num_speakers, 1, **exact)
     sums, powers = torch.zeros(2, num_speakers, channels, **exact)
     reference = None  # distances to it keep the difference of squares from cancelling
-    for window, part, who in zip(windows, weightings, speakers, strict=True):
+    weights = [None] * len(weightings) if weights is None else weights
+    for window, part, who, weight in zip(windows, weightings, speakers, weights, strict=True):
         center, mean, power, size = window.summary
         held = torch.from_numpy(part[::step]).to(center.device) * size  # (S, k)
+        claimed[who] += held.sum(dim=0, dtype=torch.float64)[:, None]
+        claimed_squares[who] += (held.square() / size).sum(dim=0, dtype=torch.float64)[:, None]
+        if weight is not None:
+            held = held * torch.from_numpy(weight).to(held)[:, None]
         reference = center if reference is None else reference
         shift = (center - reference)[0].double()  # (1, C)
         total = held.sum(dim=0, dtype=torch.float64)[:, None]  # (k, 1)
@@ -283,5 +308,8 @@ def embed_speakers(
     embeddings = weighter.backbone.embed_statistics(statistics.float()[None])
     return Speakers(
         embeddings=weighter.project(embeddings)[0].cpu().numpy(),
-        confidence=(squares / mass)[:, 0].float().cpu().numpy(),
+        confidence=(claimed_squares / claimed.clamp_min(torch.finfo(torch.float64).tiny))[:, 0]
+        .float()
+        .cpu()
+        .numpy(),
     )
