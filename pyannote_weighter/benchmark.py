@@ -54,6 +54,7 @@ def benchmark(
     device: str = "cpu",
     threads: int = 1,
     share_frames: bool = False,
+    rivals: bool = True,
     console: Console | None = None,
 ) -> dict:
     """Run pipelines and baselines on a subset of a protocol; write JSON and Markdown.
@@ -79,6 +80,8 @@ def benchmark(
     share_frames : bool
         Let the baselines compute the frames of a window once for all its speakers. The errors
         are the same in two fifths of the time; there is then no table of costs.
+    rivals : bool
+        Run the baselines too (default). They take most of the time.
     console : Console, optional
         Where progress and failures are shown.
 
@@ -88,6 +91,10 @@ def benchmark(
         What is in `benchmark.json`; `results["failures"]` is empty when all went well.
     """
     into, console = Path(into), console or Console(stderr=True)
+    if development is not None and not rivals:
+        raise ValueError(
+            "development chooses parameters of rivals, and none are run: leave it out"
+        )
     torch.set_num_threads(threads)
     files = list(protocol_files(protocol, registry, subset))
     results = _open(into / "benchmark.json", protocol, subset)
@@ -107,7 +114,9 @@ def benchmark(
 
     named = name_pipelines(pipelines)
     parameters = {"threshold": THRESHOLD, "min_cluster_size": MIN_CLUSTER_SIZE}
-    baselines = load_baselines(**parameters, device=device, share_frames=share_frames)
+    baselines = (
+        load_baselines(**parameters, device=device, share_frames=share_frames) if rivals else {}
+    )
     if development is not None:
         tuning_files = list(protocol_files(protocol, registry, development))
         parameters = tune(baselines["stock"], tuning_files, results, development, save, console)

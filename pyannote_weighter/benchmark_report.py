@@ -14,6 +14,9 @@ COLUMNS = {
     "reconstruction": ("discrete_diarization", "annotation"),
 }
 
+# files by their number of speakers
+GROUPS = (("one", 0, 1), ("2 to 4", 2, 4), ("5 and more", 5, float("inf")))
+
 SHARED = "shared by the speakers of a window"  # frames of baselines that were made cheaper
 
 DESCRIPTIONS = {
@@ -37,7 +40,8 @@ def summarize(results: dict) -> dict:
     summary : dict
         ``files`` (uris), ``hours`` of audio, and per system under ``systems``: pooled rates,
         ``interval`` and ``difference`` (to stock, with its paired interval) for error and
-        confusion, and CPU ``seconds`` per step per hour of audio.
+        confusion, ``right_counts`` for files of few and of many speakers, and CPU ``seconds``
+        per step per hour of audio.
     """
     names = list(results["systems"])
     uris = [
@@ -52,7 +56,6 @@ def summarize(results: dict) -> dict:
     systems = {}
     for name in names:
         pooled = pool(scores[name])
-        reference = pool(scores[REFERENCE])
         seconds: dict[str, float] = {}
         for file in done:
             for step, value in file["results"][name]["seconds"].items():
@@ -60,16 +63,39 @@ def summarize(results: dict) -> dict:
         systems[name] = {
             **pooled,
             "interval": {p: list(bootstrap(scores[name], p)) for p in ("error", "confusion")},
-            "difference": {
-                part: {
-                    "value": pooled[part] - reference[part],
-                    "interval": list(bootstrap(scores[name], part, scores[REFERENCE])),
-                }
-                for part in ("error", "confusion")
-            },
+            "difference": _differences(scores, name),
+            "right_counts": _right_counts(scores[name]),
             "seconds": {step: value / hours for step, value in seconds.items()},
         }
     return {"files": uris, "hours": hours, "systems": systems}
+
+
+def _differences(scores: dict[str, list[Score]], name: str) -> dict[str, dict]:
+    """Difference to stock and its paired interval; none where stock was not run."""
+    if REFERENCE not in scores:
+        return {}
+    pooled, reference = pool(scores[name]), pool(scores[REFERENCE])
+    return {
+        part: {
+            "value": pooled[part] - reference[part],
+            "interval": list(bootstrap(scores[name], part, scores[REFERENCE])),
+        }
+        for part in ("error", "confusion")
+    }
+
+
+def _right_counts(scores: list[Score]) -> dict[str, dict]:
+    """Files, and share of them with the right number of speakers, by how many there are."""
+    counts = {}
+    for label, least, most in GROUPS:
+        right = [
+            score.speakers == score.reference_speakers
+            for score in scores
+            if least <= score.reference_speakers <= most
+        ]
+        if right:
+            counts[label] = {"files": len(right), "right": mean(right)}
+    return counts
 
 
 def by_column(seconds: dict[str, float]) -> dict[str, float]:
@@ -93,7 +119,7 @@ def markdown(results: dict) -> str:
         "",
     ]
     lines += errors_table(systems)
-    lines += ["", *_several_pipelines(systems)]
+    lines += ["", *_counts(systems), "", *_several_pipelines(systems)]
     if results["environment"].get("baselines") != SHARED:
         lines += ["CPU seconds per hour of audio:", "", *seconds_table(systems), ""]
     lines += _notes(results)
@@ -102,15 +128,14 @@ def markdown(results: dict) -> str:
 
 def errors_table(systems: dict) -> list[str]:
     """Lines of the table of errors."""
-    lines = [
-        "| | DER | missed | false alarm | confusion | right count | DER - stock | "
-        "confusion - stock |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["", "DER", "missed", "false alarm", "confusion", "right count"]
+    if REFERENCE in systems:
+        head += ["DER - stock", "confusion - stock"]
+    lines = [f"| {' | '.join(head)} |".replace("|  |", "| |"), "|---" * len(head) + "|"]
     for name, system in systems.items():
         differences = [
             "" if name == REFERENCE else _percent(d["value"], d["interval"], sign=True)
-            for d in (system["difference"]["error"], system["difference"]["confusion"])
+            for d in system["difference"].values()
         ]
         cells = [
             name,
@@ -125,22 +150,37 @@ def errors_table(systems: dict) -> list[str]:
     return lines
 
 
+def _counts(systems: dict) -> list[str]:
+    """Right counts for files of few and of many speakers."""
+    return [
+        f"- {name}, right count by number of speakers: "
+        + ", ".join(
+            f"{label}: {100 * count['right']:.0f} % of {count['files']}"
+            for label, count in system["right_counts"].items()
+        )
+        for name, system in systems.items()
+    ]
+
+
 def seconds_table(systems: dict) -> list[str]:
     """Lines of the table of CPU times."""
-    lines = [
-        "| | " + " | ".join(COLUMNS) + " | all | embedding + assignment, stock = 1 |",
-        "|---|" + "---|" * (len(COLUMNS) + 2),
-    ]
-    stock = by_column(systems[REFERENCE]["seconds"])
+    head = [*COLUMNS, "all"]
+    stock = None
+    if REFERENCE in systems:
+        head.append("embedding + assignment, stock = 1")
+        stock = by_column(systems[REFERENCE]["seconds"])
+    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---|" * len(head)]
     for name, system in systems.items():
         if name == "oracle":
             continue  # it computes no embeddings: its time would mean nothing
         columns = by_column(system["seconds"])
-        ratio = (columns["embedding"] + columns["assignment"]) / max(
-            stock["embedding"] + stock["assignment"], 1e-9
-        )
         cells = [f"{value:.1f}" for value in (*columns.values(), sum(columns.values()))]
-        lines.append("| " + " | ".join([name, *cells, f"{ratio:.3f}"]) + " |")
+        if stock is not None:
+            ratio = (columns["embedding"] + columns["assignment"]) / max(
+                stock["embedding"] + stock["assignment"], 1e-9
+            )
+            cells.append(f"{ratio:.3f}")
+        lines.append("| " + " | ".join([name, *cells]) + " |")
     return lines
 
 
@@ -167,13 +207,14 @@ def _notes(results: dict) -> list[str]:
     lines = [
         f"- {name}: {DESCRIPTIONS[name]}" for name in results["systems"] if name in DESCRIPTIONS
     ]
-    parameters = results["systems"][REFERENCE]["parameters"]
-    tuning = results.get("tuning")
-    origin = f"chosen on {tuning['subset']}" if tuning else "chosen on other voices"
-    lines.append(
-        f"- clustering: centroid linkage, threshold {parameters['threshold']:g}, at least "
-        f"{parameters['min_cluster_size']} embeddings a cluster, {origin}"
-    )
+    if REFERENCE in results["systems"]:
+        parameters = results["systems"][REFERENCE]["parameters"]
+        tuning = results.get("tuning")
+        origin = f"chosen on {tuning['subset']}" if tuning else "chosen on other voices"
+        lines.append(
+            f"- clustering: centroid linkage, threshold {parameters['threshold']:g}, at least "
+            f"{parameters['min_cluster_size']} embeddings a cluster, {origin}"
+        )
     environment = dict(results["environment"])
     if shared := environment.pop("baselines", None):
         lines.append(f"- baselines: frames {shared}, which costs less than stock: no times given")

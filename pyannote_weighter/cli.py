@@ -121,6 +121,9 @@ def benchmark(
     share_frames: Annotated[
         bool, typer.Option(help="Cheaper baselines: same errors, no table of costs.")
     ] = False,
+    rivals: Annotated[
+        bool, typer.Option(help="Run the baselines too; they take most of the time.")
+    ] = True,
 ) -> None:
     """Compare pipelines with stock clustering, the oracle and a rival made by hand.
 
@@ -141,6 +144,7 @@ def benchmark(
         device=_device(device),
         threads=threads,
         share_frames=share_frames,
+        rivals=rivals,
     )
     if (into / "benchmark.md").is_file():
         typer.echo((into / "benchmark.md").read_text(encoding="utf-8"))

@@ -155,6 +155,14 @@ def test_baselines_that_share_frames_have_no_times(registry, pipeline, fake_base
     assert "CPU seconds" in page and "no times given" not in page
 
 
+def test_pipelines_without_rivals(registry, pipeline, monkeypatch):
+    monkeypatch.setattr(module, "load_baselines", lambda **options: pytest.fail("not wanted"))
+    results = run(registry, pipeline, rivals=False)
+    assert list(results["summary"]["systems"]) == ["Weighter (seed1)"]
+    with pytest.raises(ValueError, match="leave it out"):
+        run(registry, pipeline, rivals=False, development="development")
+
+
 def test_no_reference_reaches_a_pipeline(registry, pipeline, fake_baselines, monkeypatch):
     seen = []
     original = HalfAndHalf.apply

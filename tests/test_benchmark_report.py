@@ -71,3 +71,15 @@ def test_page(results):
     # embedding + assignment: (4 + 4) / (80 + 2)
     assert "| Weighter (seed1) | 6.0 | 4.0 | 4.0 | 0.0 | 14.0 | 0.098 |" in page
     assert "1 files left out" in page
+    assert "- stock, right count by number of speakers: 2 to 4: 0 % of 2" in page
+
+
+def test_page_without_rivals(results):
+    for name in ("stock", "oracle"):
+        del results["systems"][name]
+    results["summary"] = summarize(results)
+    page = markdown(results)
+    assert "| | DER | missed | false alarm | confusion | right count |\n" in page
+    assert "| Weighter (seed1) | 9.0 [9.0, 9.0] | 2.0 | 1.0 | 6.0 [6.0, 6.0] | 100 |\n" in page
+    assert "| Weighter (seed1) | 6.0 | 4.0 | 4.0 | 0.0 | 14.0 |\n" in page
+    assert "clustering" not in page and "stock" not in page
