@@ -262,3 +262,24 @@ def test_whatever_the_parameters(windows, num_slots, threshold, merge, least, bo
     assert (speakers.sum(axis=1) > 0).all()  # no window is deserted
     after = slots.embeddings, slots.confidence, slots.seconds
     assert all((x == y).all() for x, y in zip(before, after, strict=True))
+
+
+def test_who_is_no_speaker_is_left_out_unless_that_many_were_asked_for():
+    slots = slots_of([[4.0, 3.0, 3.0]], np.eye(3), [0.9, 0.9, 0.9])
+    asked = []
+
+    def is_speaker(weightings, present, seconds, embeddings):
+        asked.append((weightings, present, seconds, embeddings))
+        return np.array([0.9, 0.1, 0.2]), 0.25
+
+    assert slots.assign(**OPTIONS).tolist() == [0, 1, 2]
+    slots.is_speaker = is_speaker
+    assert slots.assign(**OPTIONS).tolist() == [0, -1, -1]
+    (weightings, present, seconds, embeddings) = asked[-1]
+    np.testing.assert_allclose(weightings[0], slots.weightings[0])
+    assert present[0].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(seconds, [4.0, 3.0, 3.0])
+    np.testing.assert_allclose(embeddings, np.eye(3), atol=1e-6)
+    # the more probable one first, though both speak equally long
+    assert slots.assign(**OPTIONS, min_speakers=2).tolist() == [0, -1, 1]
+    assert slots.assign(**OPTIONS, min_speakers=3).tolist() == [0, 1, 2]

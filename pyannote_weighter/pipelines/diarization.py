@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -14,7 +13,7 @@ from pyannote.audio import Model, Pipeline
 from pyannote.audio.core.io import AudioFile
 from pyannote.audio.pipelines.utils import get_model
 from pyannote.audio.pipelines.utils.diarization import SpeakerDiarizationMixin
-from pyannote.core import Annotation, SlidingWindow, SlidingWindowFeature
+from pyannote.core import Annotation, SlidingWindowFeature
 from pyannote.metrics.diarization import GreedyDiarizationErrorRate
 from pyannote.pipeline.parameter import ParamDict, Uniform
 
@@ -24,16 +23,14 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import stream_frames
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.reconstruction import nobody, reconstruct
-from pyannote_weighter.pipelines.seeds import NUM_SEEDS
 from pyannote_weighter.pipelines.spill import Rows
-from pyannote_weighter.pipelines.windows import (
-    Windows,
-    alone,
-    embed_speakers,
-    solo_weights,
-    weigh_again,
-    weigh_frames,
+from pyannote_weighter.pipelines.weighing import (
+    cut_windows,
+    improve_parts,
+    slots_of_groups,
+    weigh_file,
 )
+from pyannote_weighter.pipelines.windows import Windows
 from pyannote_weighter.presence import Presence
 from pyannote_weighter.recording import open_recording
 from pyannote_weighter.segmentation import (
@@ -279,7 +276,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         speaker_of = self._assign(settled, least, most)
         num_speakers = speaker_of.max() + 1
         parts, present = settled.join(speaker_of)
-        improved = self._improve(parts, present, num_speakers, windows, speech)
+        bounds = self._windows(len(speech))
+        improved = improve_parts(
+            self._weighter, bounds, parts, present, num_speakers, windows, speech
+        )
         yield spread(improved, present, num_speakers)
         if improved is not parts:
             yield spread(parts, present, num_speakers)
@@ -353,43 +353,13 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         -------
         slots : Slots
         """
-        bounds = self._windows(len(frames))
-        N, D = self._weighter.dimension
-        if local is not None and self._weighter.encoder.restarts:
-            N = NUM_SEEDS
-        grid = self._weighter.frames
-        # there may be fewer slots: the others are empty
-        weightings = np.zeros((len(frames), N), dtype=np.float32)
-        embeddings = np.zeros((len(bounds), N, D), dtype=np.float32)
-        confidence = np.zeros((len(bounds), N), dtype=np.float32)
-        parts = []
-        for index, (start, stop) in enumerate(bounds):
-            weighed, window = weigh_frames(
-                self._weighter,
-                frames[start:stop],
-                speech[start:stop],
-                local=local,
-                grid=SlidingWindow(grid.duration, grid.step, grid[start].start),
-            )
-            parts.append(weightings[start:stop])
-            n = weighed.weightings.shape[1]
-            parts[-1][:, :n], embeddings[index, :n], confidence[index, :n] = weighed
-            if windows is not None:
-                windows.append(window)
-        return Slots(
-            weightings=parts,
-            embeddings=embeddings.reshape(-1, D),
-            confidence=confidence.reshape(-1),
-            seconds=np.concatenate([part.sum(axis=0) for part in parts])
-            * self._weighter.frames.step,
+        return weigh_file(
+            self._weighter, self._windows(len(frames)), frames, speech, windows, local
         )
 
     def _windows(self, num_frames: int) -> list[tuple[int, int]]:
         """First frame and end of windows of equal length, none longer than `window`."""
-        seconds = num_frames * self._weighter.frames.step
-        num_windows = max(1, int(np.ceil(seconds / self.window)))
-        bounds = np.linspace(0, num_frames, num_windows + 1).round().astype(int)
-        return list(itertools.pairwise(bounds.tolist()))
+        return cut_windows(num_frames, self._weighter.frames.step, self.window)
 
     def improve(
         self, weightings: np.ndarray, frames: torch.Tensor | Windows, speech: np.ndarray
@@ -416,35 +386,16 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             part = weightings[start:stop]
             present.append(np.flatnonzero(part.any(axis=0)))  # the others are in other windows
             parts.append(part[:, present[-1]])
-        improved = self._improve(parts, present, num_speakers, frames, speech)
+        improved = improve_parts(
+            self._weighter,
+            self._windows(len(speech)),
+            parts,
+            present,
+            num_speakers,
+            frames,
+            speech,
+        )
         return weightings if improved is parts else spread(improved, present, num_speakers)
-
-    @torch.inference_mode()
-    def _improve(
-        self,
-        parts: list[np.ndarray],
-        present: list[np.ndarray],
-        num_speakers: int,
-        frames: torch.Tensor | Windows,
-        speech: np.ndarray,
-    ) -> list[np.ndarray]:
-        """Weightings (t, k) of the k speakers that are in each window, see `Slots.join`."""
-        if num_speakers == 1 or not self._weighter.encoder.restarts:
-            return parts
-        improved = []
-        heard = np.zeros(num_speakers, dtype=bool)
-        for index, (start, stop) in enumerate(self._windows(len(speech))):
-            part, count = parts[index], speech[start:stop]
-            if part.shape[1] > 1:
-                if isinstance(frames, Windows):
-                    part = weigh_again(self._weighter, frames[index], count, part)
-                else:
-                    weighed, _ = weigh_frames(self._weighter, frames[start:stop], count, part)
-                    part = weighed.weightings
-            improved.append(part)
-            if part.shape[1]:
-                heard[present[index][part.argmax(axis=1)[count > 0]]] = True
-        return improved if heard.all() else parts
 
     @torch.inference_mode()
     def settle(
@@ -483,33 +434,12 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         speaker_of = self._assign(slots, min_speakers, np.inf, **self.sure())
         num_speakers = speaker_of.max() + 1
         parts, present = slots.join(speaker_of)
-        parts = self._improve(parts, present, num_speakers, windows, speech)
-        step = self._weighter.encoder.step
-        grids, single, solo = [], [], []
-        for start, stop in self._windows(len(speech)):
-            grids.append(
-                SlidingWindow(step * frames.step, step * frames.step, frames[start].start)
-            )
-            single.append(alone(speech[start:stop], step))
-            solo.append(solo_weights(speech[start:stop], step))
-        speakers = embed_speakers(self._weighter, windows, parts, present, num_speakers, solo)
-        seconds = np.zeros(num_speakers)
-        for part, who in zip(parts, present, strict=True):
-            seconds[who] += part.sum(axis=0) * frames.step
-
-        def is_speaker(weightings, groups, seconds, embeddings):
-            steps = [part[::step] for part in weightings]
-            probability = self.presence(steps, groups, single, seconds, embeddings, local, grids)
-            return probability, self.presence.least
-
-        return Slots(
-            parts,
-            speakers.embeddings,
-            speakers.confidence,
-            seconds,
-            None if local is None else local_evidence(local, parts, frames, present),
-            present,
-            None if local is None else is_speaker,
+        bounds = self._windows(len(speech))
+        groups = parts, present, num_speakers
+        parts = improve_parts(self._weighter, bounds, *groups, windows, speech)
+        groups = parts, present, num_speakers
+        return slots_of_groups(
+            self._weighter, bounds, *groups, windows, speech, local, self.presence
         )
 
     def sure(self) -> dict[str, float]:

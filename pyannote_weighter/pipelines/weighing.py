@@ -1,0 +1,198 @@
+"""Slots of a whole file: weighed window by window, weighed again, and what they are then."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pyannote.core import SlidingWindow
+
+from pyannote_weighter.likeness import LocalSpeakers, local_evidence
+from pyannote_weighter.linking import Slots
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.pipelines.seeds import NUM_SEEDS
+from pyannote_weighter.pipelines.spill import Rows
+from pyannote_weighter.pipelines.windows import (
+    Windows,
+    alone,
+    embed_speakers,
+    solo_weights,
+    weigh_again,
+    weigh_frames,
+)
+from pyannote_weighter.presence import Presence
+
+
+def cut_windows(num_frames: int, step: float, longest: float) -> list[tuple[int, int]]:
+    """First frame and end of windows of equal length, none longer than so many seconds.
+
+    Parameters
+    ----------
+    num_frames : int
+    step : float
+        Seconds between frames.
+    longest : float
+        In seconds.
+    """
+    num_windows = max(1, int(np.ceil(num_frames * step / longest)))
+    bounds = np.linspace(0, num_frames, num_windows + 1).round().astype(int)
+    return list(itertools.pairwise(bounds.tolist()))
+
+
+def weigh_file(
+    weighter: Weighter,
+    bounds: Sequence[tuple[int, int]],
+    frames: torch.Tensor | Rows,
+    speech: np.ndarray,
+    windows: Windows | None = None,
+    local: LocalSpeakers | None = None,
+) -> Slots:
+    """Weigh the frames of a file.
+
+    Parameters
+    ----------
+    weighter : Weighter
+    bounds : list of (int, int)
+        See `cut_windows`.
+    frames : (T, C) tensor or Rows
+    speech : (T,) array
+        Number of speakers in each frame.
+    windows : Windows, optional
+        Where to keep what weighing again needs of the frames.
+    local : LocalSpeakers, optional
+        Who speaks in the windows of the segmentation: slots start there, see `Seeds`.
+
+    Returns
+    -------
+    slots : Slots
+    """
+    N, D = weighter.dimension
+    if local is not None and weighter.encoder.restarts:
+        N = NUM_SEEDS
+    grid = weighter.frames
+    # there may be fewer slots: the others are empty
+    weightings = np.zeros((len(frames), N), dtype=np.float32)
+    embeddings = np.zeros((len(bounds), N, D), dtype=np.float32)
+    confidence = np.zeros((len(bounds), N), dtype=np.float32)
+    parts = []
+    for index, (start, stop) in enumerate(bounds):
+        weighed, window = weigh_frames(
+            weighter,
+            frames[start:stop],
+            speech[start:stop],
+            local=local,
+            grid=SlidingWindow(grid.duration, grid.step, grid[start].start),
+        )
+        parts.append(weightings[start:stop])
+        n = weighed.weightings.shape[1]
+        parts[-1][:, :n], embeddings[index, :n], confidence[index, :n] = weighed
+        if windows is not None:
+            windows.append(window)
+    return Slots(
+        weightings=parts,
+        embeddings=embeddings.reshape(-1, D),
+        confidence=confidence.reshape(-1),
+        seconds=np.concatenate([part.sum(axis=0) for part in parts]) * grid.step,
+    )
+
+
+@torch.inference_mode()
+def improve_parts(
+    weighter: Weighter,
+    bounds: Sequence[tuple[int, int]],
+    parts: list[np.ndarray],
+    present: list[np.ndarray],
+    num_speakers: int,
+    frames: torch.Tensor | Windows,
+    speech: np.ndarray,
+) -> list[np.ndarray]:
+    """Weigh once more, from the weightings of groups of slots. Nobody is lost by it.
+
+    Parameters
+    ----------
+    weighter : Weighter
+    bounds : list of (int, int)
+        See `cut_windows`.
+    parts, present : list of (t, k) and of (k,) arrays
+        Weightings of the k groups that are in each window, see `Slots.join`.
+    num_speakers : int
+        Number of groups.
+    frames : (T, C) tensor or Windows
+        Frames, or what `weigh_file` kept of them.
+    speech : (T,) array
+
+    Returns
+    -------
+    parts : list of (t, k) arrays
+        The list that was given where nothing can be improved.
+    """
+    if num_speakers == 1 or not weighter.encoder.restarts:
+        return parts
+    improved = []
+    heard = np.zeros(num_speakers, dtype=bool)
+    for index, (start, stop) in enumerate(bounds):
+        part, count = parts[index], speech[start:stop]
+        if part.shape[1] > 1:
+            if isinstance(frames, Windows):
+                part = weigh_again(weighter, frames[index], count, part)
+            else:
+                part = weigh_frames(weighter, frames[start:stop], count, part)[0].weightings
+        improved.append(part)
+        if part.shape[1]:
+            heard[present[index][part.argmax(axis=1)[count > 0]]] = True
+    return improved if heard.all() else parts
+
+
+@torch.inference_mode()
+def slots_of_groups(
+    weighter: Weighter,
+    bounds: Sequence[tuple[int, int]],
+    parts: list[np.ndarray],
+    present: list[np.ndarray],
+    num_speakers: int,
+    windows: Windows,
+    speech: np.ndarray,
+    local: LocalSpeakers | None,
+    presence: Presence,
+) -> Slots:
+    """Make groups of slots into slots, which have one column in each window where they are.
+
+    Parameters
+    ----------
+    weighter, bounds, parts, present, num_speakers, speech
+        See `improve_parts`.
+    windows : Windows
+        What `weigh_file` kept of the frames.
+    local : LocalSpeakers or None
+    presence : Presence
+        Tells who is a speaker, where local speakers are known.
+
+    Returns
+    -------
+    slots : Slots
+    """
+    frames, step = weighter.frames, weighter.encoder.step
+    single = [alone(speech[start:stop], step) for start, stop in bounds]
+    solo = [solo_weights(speech[start:stop], step) for start, stop in bounds]
+    speakers = embed_speakers(weighter, windows, parts, present, num_speakers, solo)
+    seconds = np.zeros(num_speakers)
+    for part, who in zip(parts, present, strict=True):
+        seconds[who] += part.sum(axis=0) * frames.step
+    slots = Slots(parts, speakers.embeddings, speakers.confidence, seconds, columns=present)
+    if local is None:
+        return slots
+    grids = [
+        SlidingWindow(step * frames.step, step * frames.step, frames[start].start)
+        for start, _ in bounds
+    ]
+
+    def is_speaker(weightings, groups, seconds, embeddings):
+        steps = [part[::step] for part in weightings]
+        probability = presence(steps, groups, single, seconds, embeddings, local, grids)
+        return probability, presence.least
+
+    slots.evidence = local_evidence(local, parts, frames, present)
+    slots.is_speaker = is_speaker
+    return slots

@@ -1,0 +1,82 @@
+"""Slots of a whole file."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyannote_weighter.pipelines.seeds import NUM_SEEDS
+from pyannote_weighter.pipelines.weighing import (
+    cut_windows,
+    improve_parts,
+    slots_of_groups,
+    weigh_file,
+)
+from pyannote_weighter.pipelines.windows import Windows
+from pyannote_weighter.presence import Presence
+from tests.pipelines.test_seeds import local_of
+from tests.pipelines.test_windows import frames_and_count, small_weighter
+
+
+@pytest.mark.parametrize(("num_frames", "number"), [(1, 1), (50, 1), (51, 2), (150, 3)])
+def test_windows_cover_the_file(num_frames, number):
+    found = cut_windows(num_frames, step=0.02, longest=1.0)
+    assert [stop for _, stop in found][:-1] == [start for start, _ in found][1:]
+    assert (found[0][0], found[-1][1]) == (0, num_frames)
+    assert max(stop - start for start, stop in found) <= 50
+    assert len(found) == number
+
+
+@pytest.fixture(scope="module")
+def file():
+    weighter = small_weighter()
+    frames, speech = frames_and_count(weighter, 400)
+    active = np.zeros((4, 100, 2), dtype=int)
+    active[:, :50, 0] = active[:, 50:, 1] = 1
+    windows = Windows()
+    bounds = cut_windows(400, weighter.frames.step, 240 * weighter.frames.step)
+    local = local_of(active)
+    with torch.inference_mode():
+        slots = weigh_file(weighter, bounds, frames, speech, windows, local)
+    return weighter, bounds, frames, speech, windows, local, slots
+
+
+def test_slots_start_at_seeds(file):
+    weighter, bounds, frames, speech, _, _, slots = file
+    assert len(bounds) == 2 and len(slots.seconds) == 2 * NUM_SEEDS
+    assert slots.joined().shape == (400, NUM_SEEDS)
+    with torch.inference_mode():
+        without = weigh_file(weighter, bounds, frames, speech)
+    assert len(without.seconds) == 2 * weighter.dimension[0]
+    for each in (slots, without):  # every frame of speech is somebody's, silence nobody's
+        total = each.joined().sum(axis=1)
+        assert total[speech == 0].max() < 1.01 and total.max() < 1.01
+        assert each.seconds.sum() == pytest.approx(total.sum() * weighter.frames.step, rel=1e-4)
+
+
+def test_groups_become_slots(file):
+    weighter, bounds, frames, speech, windows, local, _ = file
+    with torch.inference_mode():
+        slots = weigh_file(weighter, bounds, frames, speech)
+    group_of = np.arange(len(slots.seconds)) % 3
+    parts, present = slots.join(group_of)
+    improved = improve_parts(weighter, bounds, parts, present, 3, windows, speech)
+    again = improve_parts(weighter, bounds, parts, present, 3, frames, speech)
+    for found, expected in zip(improved, again, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert improve_parts(weighter, bounds, parts, present, 1, windows, speech) is parts
+
+    arguments = weighter, bounds, improved, present, 3, windows, speech
+    plain = slots_of_groups(*arguments, None, Presence())
+    assert plain.is_speaker is None and plain.evidence is None
+    whole = np.concatenate(improved)
+    seconds = whole.sum(axis=0) * weighter.frames.step
+    np.testing.assert_allclose(plain.seconds, seconds, rtol=1e-5)
+    expected = np.square(whole).sum(axis=0) / whole.sum(axis=0)
+    np.testing.assert_allclose(plain.confidence, expected, rtol=1e-4)
+
+    judged = slots_of_groups(*arguments, local, Presence())
+    unit = judged.embeddings / np.linalg.norm(judged.embeddings, axis=1, keepdims=True)
+    probability, least = judged.is_speaker(improved, present, seconds, unit)
+    assert probability.shape == (3,) and least == Presence().least
+    assert ((probability >= 0) & (probability <= 1)).all()
+    assert judged.evidence.same.shape == (3, 3)
