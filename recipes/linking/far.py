@@ -1,4 +1,4 @@
-"""Conversations in worse rooms, of the voices that develop the default Weighter."""
+"""Conversations in worse rooms, of the voices that train or develop the default Weighter."""
 
 import argparse
 import sys
@@ -25,11 +25,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--voices", type=Path, required=True, help="folder of voices and turns")
     parser.add_argument("--into", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--subset", choices=("train", "development"), default="development")
+    parser.add_argument("--number", type=int, default=48, help="of conversations")
+    parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     voices = {
         corpus: split_voices(
             read_voices(arguments.voices / corpus, prefix=f"{corpus}-"), SHARES, SPLIT_SEED
-        )["development"]
+        )[arguments.subset]
         for corpus in CORPORA
     }
     turns = [
@@ -37,15 +40,15 @@ def main() -> None:
         for source in TURNS
         for turn_taking in split_turns(
             read_turns(arguments.voices / "turns" / source), SHARES, SPLIT_SEED
-        )["development"]
+        )[arguments.subset]
     ]
     write_corpus(
         arguments.into,
         voices,
         turns,
-        num_files=48,
-        seed=7,
-        subset="development",
+        num_files=arguments.number,
+        seed=arguments.seed,
+        subset=arguments.subset,
         speakers=(2, 8),
         acoustics=FAR,
         in_turn=True,
