@@ -18,6 +18,7 @@ from pyannote.audio import Model
 from pyannote.database import registry
 
 from pyannote_weighter.callbacks import Checkpoints, Pictures, seed_batches
+from pyannote_weighter.database import write_likes
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.output import atomic
 from pyannote_weighter.pipelines.export import export_pipeline
@@ -253,8 +254,19 @@ def train(
         torch.distributed.destroy_process_group()  # the first process goes on alone
     folder = into / "pipeline"
     if trainer.is_global_zero:
+        _suggest(model.task.missing, into / "missing.likes")
         _export(checkpoints, options.get("export", "best"), model.task, folder)
     return folder
+
+
+def _suggest(missing: dict[str, list[str]], path: Path) -> None:
+    """Write the likes that were found missing, for whoever keeps the archive to look at."""
+    path.unlink(missing_ok=True)  # of an earlier run
+    if not missing:
+        return
+    write_likes(path, missing)
+    number = sum(map(len, missing.values()))
+    print(f"found {number} likes that {len(missing)} files lack, and used them: {path}")
 
 
 def _loggers(into: Path, name: str) -> list[Logger]:

@@ -11,7 +11,9 @@ import yaml
 from pyannote.audio import Model, Pipeline
 from typer.testing import CliRunner
 
+from pyannote_weighter import training
 from pyannote_weighter.cli import app
+from pyannote_weighter.database import read_likes
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.training import Checkpoints, read_config, train
@@ -280,6 +282,15 @@ def test_from_likes_to_a_pipeline(corpus, tmp_path):
 
 
 @needs_segmentation
+def test_likes_that_are_missing_are_written(tmp_path, capsys):
+    path = tmp_path / "missing.likes"
+    training._suggest({"a b": ["Ann Lee", "bob"], "c": ["cy"]}, path)
+    assert read_likes(path) == {"a b": ("Ann Lee", "bob"), "c": ("cy",)}
+    assert "found 3 likes that 2 files lack" in capsys.readouterr().out
+    training._suggest({}, path)  # of an earlier run, which is being replaced
+    assert not path.exists() and not capsys.readouterr().out
+
+
 def test_seed_decides_about_the_weights(corpus, tmp_path):
     config = write_config(corpus)
     runs = {"given": None, "same": 3, "other": 4}

@@ -5,6 +5,7 @@ the same like: one voice recurs there. Whether it does also tells which likes ca
 since nothing recurs where a like is wrong, or where the speaker says too little.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ LEAST_SHARE = 0.01  # of the speech of a file, for a slot to be somebody
 MOST_FILES = 64  # of a speaker, to look for what recurs
 DEVIATIONS = 3.0  # above what unrelated pairs of a file and a speaker have
 PAIRS = 500_000  # of them, at most
+MARGIN = 0.1  # cosine by which a slot without a like is nearer to a speaker than chance and others
 
 
 class Prototypes(NamedTuple):
@@ -27,6 +29,8 @@ class Prototypes(NamedTuple):
     """(K, D) unit vectors. Speakers who are liked nowhere get a random one."""
     confirmed: list[Tensor]
     """(L,) bool for each file: other files with the like have the same voice."""
+    by_chance: float
+    """Cosine that few speakers reach in a file where they are not."""
 
 
 def shared_prototypes(
@@ -81,7 +85,7 @@ def shared_prototypes(
         chosen, total = [], torch.zeros(num_speakers, dimension)
         for file_slots, weight, speakers in zip(slots, weights, likes, strict=True):
             similarity = file_slots @ vectors[speakers].T  # (N, L)
-            some, columns = assign(-similarity - 0.05 * (weight[:, None] + 1e-3).log())
+            some, columns = _give(similarity, weight)
             chosen.append((some, columns))
             total[speakers[columns]] += file_slots[some]
         if number < num_rounds:
@@ -97,7 +101,93 @@ def shared_prototypes(
         resemblance = F.cosine_similarity(total[who] - own, own, dim=-1)
         believed[columns] = (number_of[who] > 1) & (resemblance > threshold)
         confirmed.append(believed)
-    return Prototypes(vectors, confirmed)
+    return Prototypes(vectors, confirmed, threshold)
+
+
+def missing_likes(
+    embeddings: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    likes: Sequence[Tensor],
+    prototypes: Prototypes,
+    most: Sequence[float] | None = None,
+) -> list[Tensor]:
+    """Find speakers who are in a file without a like, by the prototype that other files gave them.
+
+    A slot that no like of its file is given to is that of a speaker if it is nearer than chance,
+    nearer than to any like of the file (which may hold two slots) and nearer than to anybody else,
+    each by `MARGIN`, and if no other slot is nearer to this speaker. Speakers of whom no like is
+    confirmed are not looked for.
+
+    Parameters
+    ----------
+    embeddings, weights, likes
+        See `shared_prototypes`.
+    prototypes : Prototypes
+        Of these likes.
+    most : list of float, optional
+        Largest number of them in each file. Defaults to no limit.
+
+    Returns
+    -------
+    missing : list of (M,) long tensors
+        Speaker indices of each file, the nearest first; none that has a like there.
+    """
+    most = [math.inf] * len(likes) if most is None else most
+    known = torch.zeros(len(prototypes.vectors), dtype=torch.bool)
+    for speakers, confirmed in zip(likes, prototypes.confirmed, strict=True):
+        known[speakers[confirmed]] = True
+    missing = []
+    for slots, weight, speakers, limit in zip(embeddings, weights, likes, most, strict=True):
+        cosine = F.normalize(slots.float(), dim=-1) @ prototypes.vectors.T  # (N, K)
+        liked = cosine[:, speakers]  # (N, L)
+        free = weight >= LEAST_SHARE
+        free[_give(liked, weight)[0]] = False
+        cosine[:, ~known] = -1.0
+        cosine[:, speakers] = -1.0
+        best, nearest = cosine.max(dim=1)  # (N,)
+        rest = cosine.scatter(1, nearest[:, None], -1.0).amax(dim=1)
+        least = torch.cat([liked, rest[:, None]], dim=1).amax(dim=1)
+        least = least.clamp_min(prototypes.by_chance) + MARGIN
+        # of the slots that are free, the nearest one to its speaker
+        first = best >= (cosine * free[:, None]).amax(dim=0)[nearest]
+        found = (free & first & (best > least)).nonzero()[:, 0]
+        found = found[best[found].argsort(descending=True, stable=True)]
+        missing.append(nearest[found[: int(min(limit, len(found)))]])
+    return missing
+
+
+def complete_likes(
+    embeddings: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    likes: Sequence[Tensor],
+    num_speakers: int,
+    most: Sequence[float] | None = None,
+) -> tuple[Prototypes, list[Tensor]]:
+    """Find prototypes, likes that are missing, and prototypes of these and of those given.
+
+    Parameters
+    ----------
+    embeddings, weights, likes, num_speakers
+        See `shared_prototypes`.
+    most : list of float, optional
+        See `missing_likes`.
+
+    Returns
+    -------
+    prototypes : Prototypes
+        Those that are missing, which come last in each file, are confirmed as any other.
+    missing : list of (M,) long tensors
+        See `missing_likes`.
+    """
+    given = shared_prototypes(embeddings, weights, likes, num_speakers)
+    missing = missing_likes(embeddings, weights, likes, given, most)
+    every = [torch.cat(pair) for pair in zip(likes, missing, strict=True)]
+    return shared_prototypes(embeddings, weights, every, num_speakers), missing
+
+
+def _give(similarity: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Slots and likes that belong together: one to one, rather to slots that hold more speech."""
+    return assign(-similarity - 0.05 * (weight[:, None] + 1e-3).log())
 
 
 def _recurring(slots: list[Tensor], weights: list[Tensor]) -> Tensor:

@@ -30,7 +30,7 @@ from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate, LikesMean
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import optimize
 from pyannote_weighter.tasks.prepared import load, store, warn_of_crops
-from pyannote_weighter.tasks.prototypes import Prototypes, shared_prototypes
+from pyannote_weighter.tasks.prototypes import Prototypes, complete_likes, shared_prototypes
 from pyannote_weighter.tasks.samples import (
     collate,
     crop_reference,
@@ -38,7 +38,7 @@ from pyannote_weighter.tasks.samples import (
     reference_entry,
     splice,
 )
-from pyannote_weighter.tasks.supervision import SUPERVISION, knows, training_files
+from pyannote_weighter.tasks.supervision import SUPERVISION, knows, training_files, unnamed
 from pyannote_weighter.tasks.validation import active_speakers
 
 
@@ -81,6 +81,10 @@ class SpeakerLikes(Task):
     lambda_ : float or "auto", optional
         Price of confidence, see `pyannote_weighter.losses.SetCriterion`. "auto": after the first
         epoch the tagging rate, estimated again in every epoch, see `pyannote_weighter.tagging`.
+    complete : bool, optional
+        Before training, look for speakers who are in a file without a like, by the voice that
+        their other files have in common, and train as if they were liked there too, see
+        `pyannote_weighter.tasks.prototypes.missing_likes`. `missing` says who was found.
     wrong_likes : float, optional
         Share of the likes that name someone who is not there, or are thought to: as many, of
         highest cost, are left out after the first epochs, see
@@ -97,6 +101,11 @@ class SpeakerLikes(Task):
         that hold speech and a known number of speakers, see `pyannote_weighter.tasks.references`.
     learning_rate, classifier_learning_rate : float, optional
         Highest rates of a schedule that warms up and decays to zero along a cosine.
+
+    Attributes
+    ----------
+    missing : dict
+        Names of the speakers who were found in files without a like there, by uri.
 
     Raises
     ------
@@ -124,6 +133,7 @@ class SpeakerLikes(Task):
         loss: str | dict = "wbce",
         assignment: str = "hungarian",
         lambda_: float | str = 0.1,
+        complete: bool = True,
         wrong_likes: float = 0.0,
         temperature: float = 0.05,
         splice: float = 0.2,
@@ -146,6 +156,8 @@ class SpeakerLikes(Task):
         self.segmentation_step = segmentation_step
         self.supervision = supervision
         self.temperature = temperature
+        self.complete = complete
+        self.missing: dict[str, list[str]] = {}
         self.objective = LikesObjective(loss, assignment, lambda_, wrong_likes)
         self.splice = 0.0 if self.objective.keeps_labels else splice
         self.alignment = alignment
@@ -231,10 +243,9 @@ class SpeakerLikes(Task):
     def _first_prototypes(self) -> Prototypes:
         was_training = self.model.training
         self.model.eval()
+        entries = [e for e in self.prepared_data["train"] if e["likes"] is not None]
         slots, likes = [], []
-        for entry in self.prepared_data["train"]:
-            if entry["likes"] is None:
-                continue
+        for entry in entries:
             sample = self._load(entry, start=0, num_frames=self._num_frames(self.duration))
             weighted = self._weigh(self.collate_fn([sample]))
             share = weighted.weightings.sum(dim=1)[0]
@@ -242,7 +253,15 @@ class SpeakerLikes(Task):
             slots.append((weighted.embeddings[0].cpu(), share.cpu()))
             likes.append(sample["likes"])
         self.model.train(was_training)
-        return shared_prototypes(*zip(*slots, strict=True), likes, len(self.speaker_index))
+        known = *zip(*slots, strict=True), likes, len(self.speaker_index)
+        if not self.complete:
+            return shared_prototypes(*known)
+        prototypes, missing = complete_likes(*known, most=[unnamed(entry) for entry in entries])
+        names = self.prepared_data["speakers"]
+        for entry, speakers in zip(entries, missing, strict=True):
+            entry["missing"] = [names[k] for k in speakers]
+        self.missing = {e["uri"]: e["missing"] for e in entries if e["missing"]}
+        return prototypes
 
     def _num_frames(self, seconds: float) -> int:
         return max(1, round(seconds / self.model.frames.step))
@@ -259,7 +278,8 @@ class SpeakerLikes(Task):
     def _speakers(self, entry: dict) -> Tensor | None:
         if entry["likes"] is None:
             return None
-        return torch.tensor([self.speaker_index[name] for name in entry["likes"]]).long()
+        names = [*entry["likes"], *entry.get("missing", ())]
+        return torch.tensor([self.speaker_index[name] for name in names]).long()
 
     def _random_crop(self, entry: dict, rng) -> dict:
         available = len(self.frame_cache.get(entry["frames"])[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -64,6 +65,19 @@ def _num_speakers(file) -> int | None:
         f"{file['uri']}: num_speakers is {value!r}: give a whole number of at least 0, or leave "
         "the file out where it is not known"
     )
+
+
+def unnamed(entry: dict) -> float:
+    """Largest number of speakers who may be in a file with likes without being named.
+
+    None where no likes means that nobody who is known is there; else as many as a known number of
+    speakers leaves.
+    """
+    if not entry["likes"]:
+        return 0
+    if entry["num_speakers"] is None:
+        return math.inf
+    return max(0, entry["num_speakers"] - len(entry["likes"]))
 
 
 def knows(entry: dict) -> tuple[bool, bool]:

@@ -1,4 +1,4 @@
-"""Errors and cost against the step between windows of the segmentation, all else the same."""
+"""Errors and cost against the step of the segmentation, or the precision of frames."""
 
 import argparse
 import os
@@ -25,6 +25,7 @@ from pyannote_weighter.scoring import Score, bootstrap, pool, score
 from pyannote_weighter.timing import StepTimer
 
 STEPS = (0.1, 0.2, 0.25, 0.5, 1.0)
+PRECISIONS = {"full precision": {"half": False}, "half precision": {"half": True}}
 
 
 def main() -> None:
@@ -34,13 +35,19 @@ def main() -> None:
     parser.add_argument("--registry", type=Path, required=True, help="its database.yml")
     parser.add_argument("--subset", default="development")
     parser.add_argument("--steps", type=float, nargs="+", default=STEPS, help="shares of a window")
+    parser.add_argument("--precision", action="store_true", help="compare precisions, not steps")
     parser.add_argument("--pipeline", type=Path, default=DEFAULT_PIPELINE)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
 
-    pipelines = {step: with_step(arguments.pipeline, step) for step in arguments.steps}
-    scores: dict[float, list[Score]] = {step: [] for step in pipelines}
+    variants = {f"{100 * step:g} %": {"segmentation_step": step} for step in arguments.steps}
+    if arguments.precision:
+        variants = PRECISIONS
+    pipelines = {
+        name: with_options(arguments.pipeline, options) for name, options in variants.items()
+    }
+    scores: dict[str, list[Score]] = {name: [] for name in pipelines}
     seconds = dict.fromkeys(pipelines, 0.0)
     audible = 0.0
     files = list(protocol_files(arguments.protocol, arguments.registry, arguments.subset))
@@ -48,17 +55,17 @@ def main() -> None:
         audio = in_memory(file)
         audio = {key: audio[key] for key in ("uri", "waveform", "sample_rate")}
         audible += audio["waveform"].shape[1] / audio["sample_rate"]
-        for step, pipeline in pipelines.items():
+        for name, pipeline in pipelines.items():
             timer = StepTimer()
             output = annotation_of(pipeline(dict(audio), hook=timer))
-            seconds[step] += timer.seconds["segmentation"]
-            scores[step].append(score(file["annotation"], output, file.get("annotated")))
+            seconds[name] += timer.seconds["segmentation"]
+            scores[name].append(score(file["annotation"], output, file.get("annotated")))
     report(scores, seconds, audible / 3600)
 
 
 @lru_cache
 def _models(folder: Path) -> tuple:
-    """Segmentation and Weighter of a pipeline, for all steps; frames of the last file are kept."""
+    """Segmentation and Weighter for all variants; frames of the last file are kept."""
     pipeline = load_pipeline(folder, "cpu")
     weighter = pipeline._weighter
     compute, known = weighter.backbone.compute_frames, {}
@@ -75,24 +82,25 @@ def _models(folder: Path) -> tuple:
     return pipeline._segmentation.model, weighter
 
 
-def with_step(folder: Path, step: float) -> WeighterDiarization:
-    """Load a pipeline, with another step."""
+def with_options(folder: Path, options: dict) -> WeighterDiarization:
+    """Load a pipeline, with other options."""
     segmentation, weighter = _models(folder)
-    pipeline = WeighterDiarization(segmentation, weighter, segmentation_step=step)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    own = config["pipeline"]["params"] | {"segmentation": segmentation, "weighter": weighter}
+    pipeline = WeighterDiarization(**own | options)
     return pipeline.instantiate(config["params"])
 
 
-def report(scores: dict[float, list[Score]], seconds: dict[float, float], hours: float) -> None:
+def report(scores: dict[str, list[Score]], seconds: dict[str, float], hours: float) -> None:
     """Print errors, their difference to the first step (paired interval), and cost."""
     first = next(iter(scores))
     print(f"{len(scores[first])} files, {hours:.2f} h, one thread\n")
     print(
-        f"| step | DER | missed | false alarm | confusion | right count | DER - that of {first:g} "
+        f"| | DER | missed | false alarm | confusion | right count | DER - {first} "
         "| segmentation, CPU s per hour |\n|---|---|---|---|---|---|---|---|"
     )
     base = pool(scores[first])
-    for step, found in scores.items():
+    for name, found in scores.items():
         rates = pool(found)
         parts = ("error", "missed", "false_alarm", "confusion")
         cells = [f"{100 * rates[part]:.2f}" for part in parts]
@@ -101,11 +109,11 @@ def report(scores: dict[float, list[Score]], seconds: dict[float, float], hours:
         difference = rates["error"] - base["error"]
         cells.append(
             ""
-            if step == first
+            if name == first
             else f"{100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
         )
-        cells.append(f"{seconds[step] / hours:.1f}")
-        print(f"| {100 * step:g} % | " + " | ".join(cells) + " |")
+        cells.append(f"{seconds[name] / hours:.1f}")
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,14 @@ from pyannote_weighter.protocols import protocol_files
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.extraction import extract, extractor_id
 from pyannote_weighter.tasks.frames import FrameCache
-from pyannote_weighter.tasks.prototypes import shared_prototypes
+from pyannote_weighter.tasks.prototypes import missing_likes, shared_prototypes
 from pyannote_weighter.tasks.samples import discretize
+
+
+CONDITIONS = (
+    (1.0, 0.0), (0.75, 0.0), (0.5, 0.0), (0.25, 0.0), (1.0, 0.1), (1.0, 0.2), (0.5, 0.1)
+)  # fmt: skip
+"""Share of the likes that is kept, share of these that is wrong."""
 
 
 def main() -> None:
@@ -42,20 +48,26 @@ def main() -> None:
     files = list(protocol_files(arguments.protocol, arguments.registry, "train"))
     files = files[: max(arguments.files)]
     every = weigh(files, arguments.frames)
-    print("| files | kept | wrong | likes | confirmed | right of these | right of the others |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| files | kept | wrong | likes | confirmed | right of these | right of the others "
+        "| gone | found again | found beside |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
     for num_files in arguments.files:
-        for kept, wrong in ((1.0, 0.0), (0.5, 0.0), (0.25, 0.0), (1.0, 0.1), (1.0, 0.2)):
+        for kept, wrong in CONDITIONS:
             some = every[:num_files]
             present = {file["uri"]: file["likes"] for file in some}
             likes = drop_likes(present, kept, arguments.seed)
             likes = corrupt_likes(likes, wrong, arguments.seed, present)
-            confirmed, right = find(some, likes)
+            confirmed, right, missing = find(some, likes)
+            pairs = {(uri, name) for uri, names in missing.items() for name in names}
+            there = {(uri, name) for uri, names in present.items() for name in names}
+            gone = there - {(uri, name) for uri, names in likes.items() for name in names}
             others = f"{100 * right[~confirmed].mean():.0f}" if (~confirmed).any() else ""
             believed = f"{100 * confirmed.mean():.0f} | {100 * right[confirmed].mean():.0f}"
             print(
                 f"| {num_files} | {kept:.0%} | {wrong:.0%} | {len(right)} "
-                f"| {believed} | {others} |"
+                f"| {believed} | {others} "
+                f"| {len(gone)} | {len(pairs & gone)} | {len(pairs - there)} |"
             )
 
 
@@ -88,8 +100,11 @@ def weigh(files: list, folder: Path) -> list[dict]:
     return results
 
 
-def find(files: list[dict], likes: dict) -> tuple[np.ndarray, np.ndarray]:
-    """(likes,) whether other files confirm the like, and whether its slot is of that speaker."""
+def find(files: list[dict], likes: dict) -> tuple[np.ndarray, np.ndarray, dict]:
+    """(likes,) whether other files confirm the like, and whether its slot is of that speaker.
+
+    Then the names that files seem to lack.
+    """
     speakers = sorted({name for names in likes.values() for name in names})
     index = {name: number for number, name in enumerate(speakers)}
     numbers = [torch.tensor([index[n] for n in likes[file["uri"]]]).long() for file in files]
@@ -101,7 +116,13 @@ def find(files: list[dict], likes: dict) -> tuple[np.ndarray, np.ndarray]:
         for slot, like in zip(*(x.tolist() for x in assign(-cosine)), strict=True):
             confirmed.append(bool(sure[like]))
             right.append(file["owner"][slot] == speakers[known[like]])
-    return np.array(confirmed), np.array(right)
+    missing = {
+        file["uri"]: [speakers[k] for k in found]
+        for file, found in zip(
+            files, missing_likes(slots, shares, numbers, prototypes), strict=True
+        )
+    }
+    return np.array(confirmed), np.array(right), missing
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ TABLES = {
         UNTRAINED,
         Run("likes"),
         Run("half of the likes", 0.5),
+        Run("half of the likes, not completed", 0.5, task={"complete": False}),
+        Run("half of the likes, BCE", 0.5, task={"loss": "bce", "complete": False}),
         Run("references", task={"supervision": "references"}),
         Run("both", task={"supervision": "both"}),
     ],

@@ -3,11 +3,17 @@
 import torch
 import torch.nn.functional as F
 
-from pyannote_weighter.tasks.prototypes import shared_prototypes
+from pyannote_weighter.tasks.prototypes import (
+    complete_likes,
+    missing_likes,
+    shared_prototypes,
+)
 
 
-def planted(num_speakers=8, num_files=60, per_file=3, num_slots=6, dimension=32, seed=0):
-    """Files of slots: the liked speakers, one who is not liked, and slots of noise."""
+def planted(
+    num_speakers=8, num_files=60, per_file=3, num_slots=6, dimension=32, seed=0, liked=None
+):
+    """Files of slots: the liked speakers, one who is there too, and slots of noise."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape):
@@ -24,7 +30,7 @@ def planted(num_speakers=8, num_files=60, per_file=3, num_slots=6, dimension=32,
         order = torch.randperm(num_slots, generator=generator)
         embeddings.append(5 * slots[order])
         weights.append(weight[order] / weight.sum())
-        likes.append(chosen[:per_file].sort().values)
+        likes.append(chosen[: liked or per_file].sort().values)
     return speakers, embeddings, weights, likes
 
 
@@ -119,3 +125,87 @@ def test_where_everybody_is_everywhere_there_is_no_chance_level():
     likes = [torch.arange(2)] * 3
     found = shared_prototypes([speakers] * 3, [torch.full((2,), 0.5)] * 3, likes, num_speakers=2)
     assert torch.cat(found.confirmed).all()
+
+
+def thinned(likes, kept=0.5, seed=1):
+    """Likes of which a share is kept, and the likes that are gone."""
+    generator = torch.Generator().manual_seed(seed)
+    keep = [torch.rand(len(speakers), generator=generator) < kept for speakers in likes]
+    given = [speakers[some] for speakers, some in zip(likes, keep, strict=True)]
+    return given, [speakers[~some] for speakers, some in zip(likes, keep, strict=True)]
+
+
+def as_pairs(likes):
+    """Set of (file, speaker)."""
+    return {(n, k) for n, speakers in enumerate(likes) for k in speakers.tolist()}
+
+
+def test_missing_likes_are_found_and_no_others():
+    _, embeddings, weights, likes = planted(num_speakers=20, num_files=80, num_slots=10)
+    given, gone = thinned(likes)
+    prototypes, missing = complete_likes(embeddings, weights, given, num_speakers=20)
+    found, gone = as_pairs(missing), as_pairs(gone)
+    assert not found & as_pairs(given)
+    assert len(found & gone) > 0.8 * len(gone)
+    # the fourth person of each file is liked nowhere in it, but is there: found rightly as well
+    present = [
+        (F.normalize(e, dim=-1) @ F.normalize(prototypes.vectors, dim=-1).T).amax(dim=0) > 0.8
+        for e in embeddings
+    ]
+    assert all(present[file][speaker] for file, speaker in found)
+    every = torch.cat(prototypes.confirmed)
+    assert len(every) == len(as_pairs(given)) + len(found) and every.float().mean() > 0.9
+
+
+def test_nothing_is_missing_where_everybody_is_liked():
+    _, embeddings, weights, likes = planted(num_speakers=20, num_slots=10, liked=4)
+    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=20)
+    missing = missing_likes(embeddings, weights, likes, prototypes)
+    assert all(prototypes.confirmed[0]) and not as_pairs(missing)
+
+
+def test_missing_likes_are_bounded_and_the_nearest_come_first():
+    _, embeddings, weights, likes = planted(num_speakers=20, num_files=80, num_slots=10)
+    given, _ = thinned(likes)
+    prototypes = shared_prototypes(embeddings, weights, given, num_speakers=20)
+    every = missing_likes(embeddings, weights, given, prototypes)
+    one = missing_likes(embeddings, weights, given, prototypes, most=[1.0] * len(given))
+    none = missing_likes(embeddings, weights, given, prototypes, most=[0] * len(given))
+    assert [few.tolist() for few in one] == [all_of_it[:1].tolist() for all_of_it in every]
+    assert max(map(len, every)) > 1 and not any(map(len, none))
+    for slots, found in zip(embeddings, every, strict=True):
+        cosine = (F.normalize(slots, dim=-1) @ prototypes.vectors[found].T).amax(dim=0)
+        assert (cosine.diff() <= 1e-6).all()
+
+
+def test_missing_likes_against_a_plain_search():
+    _, embeddings, weights, likes = planted(num_speakers=12, num_files=30, num_slots=8, seed=3)
+    given, _ = thinned(likes, seed=2)
+    prototypes = shared_prototypes(embeddings, weights, given, num_speakers=12)
+    believed = {
+        k
+        for speakers, sure in zip(given, prototypes.confirmed, strict=True)
+        for k, yes in zip(speakers.tolist(), sure.tolist(), strict=True)
+        if yes
+    }
+    found = missing_likes(embeddings, weights, given, prototypes)
+    for slots, weight, speakers, answer in zip(embeddings, weights, given, found, strict=True):
+        cosine = (F.normalize(slots, dim=-1) @ prototypes.vectors.T).tolist()
+        liked = speakers.tolist()
+        expected = set()
+        for k in believed - set(liked):
+            for n, row in enumerate(cosine):
+                others = [row[j] for j in believed - set(liked) - {k}] + [row[j] for j in liked]
+                least = max([prototypes.by_chance, *others]) + 0.1
+                if weight[n] >= 0.01 and row[k] > least:
+                    expected.add(k)
+        assert set(answer.tolist()) <= expected
+        # a slot that was given to a like is left out, which the margin does by itself here
+        assert len(answer) == len(expected)
+
+
+def test_without_likes_nothing_is_missing():
+    _, embeddings, weights, likes = planted(num_files=5)
+    nothing = [torch.tensor([], dtype=torch.long)] * 5
+    _, missing = complete_likes(embeddings, weights, nothing, num_speakers=3)
+    assert [found.tolist() for found in missing] == [[]] * 5

@@ -1,5 +1,6 @@
 """Training from likes: what is learned from, what is refused, what is left behind."""
 
+import math
 import warnings
 from collections import Counter
 
@@ -13,6 +14,7 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.tasks import speaker_likes as module
+from pyannote_weighter.tasks.prototypes import shared_prototypes
 from pyannote_weighter.tasks.speaker_likes import splice
 from tests.models.test_weighter import small_weighter
 from tests.tasks.conftest import InMemory, conversation, liked, reference
@@ -120,6 +122,37 @@ def test_who_is_learned_from(tones, task, fit):
     assert trained.prepared_data["speakers"] == ["ann", "bob", "cy"]
     assert trained.model.loss_func.W.shape == (32, 3)
     assert not any("unlisted" in key for key in trained.frame_cache)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_likes_that_are_missing_are_learned_from(tones, task, fit, monkeypatch, complete):
+    batches, asked = [], []
+
+    def find(embeddings, weights, likes, num_speakers, most):
+        asked.append((num_speakers, [len(e) for e in embeddings], most))
+        missing = [torch.tensor([]).long()] * len(likes)
+        missing[3] = torch.tensor([2, 1])  # "four" names ann alone: cy and bob are there too
+        every = [torch.cat(pair) for pair in zip(likes, missing, strict=True)]
+        return shared_prototypes(embeddings, weights, every, num_speakers), missing
+
+    monkeypatch.setattr(module, "complete_likes", find)
+    trained = task(complete=complete, splice=0.0)
+    step = trained.training_step
+    trained.training_step = lambda batch, index: batches.append(batch) or step(batch, index)
+    fit(trained, max_epochs=1)
+    learned = {
+        tuple(file): sorted(likes.tolist())
+        for batch in batches
+        for file, likes in zip(batch["file"], batch["likes"], strict=True)
+    }
+    assert learned == {
+        (0,): [0, 1], (1,): [0, 2], (2,): [1, 2], (3,): [0, 1, 2] if complete else [0], (4,): [],
+    }  # fmt: skip
+    assert trained.missing == ({"four": ["cy", "bob"]} if complete else {})
+    if complete:  # "five" is known to have none
+        assert asked == [(3, [4] * 5, [math.inf] * 4 + [0])]
+    # what was given is as it was
+    assert trained.prepared_data["train"][3]["likes"] == ["ann"]
 
 
 def test_protocol_from_files(tones, fit, tmp_path, task):

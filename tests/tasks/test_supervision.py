@@ -7,7 +7,7 @@ import pytest
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database import registry
 
-from pyannote_weighter.tasks.supervision import knows, training_entry, training_files
+from pyannote_weighter.tasks.supervision import knows, training_entry, training_files, unnamed
 
 NAME = "Made.SpeakerDiarization.Up"
 
@@ -44,6 +44,14 @@ def test_known_to_have_none_is_not_unknown():
     assert training_entry(file("a", ""))["likes"] == []
     assert training_entry(file("a"))["likes"] is None
     assert training_entry(file("a") | {"likes": None})["likes"] is None
+
+
+def test_how_many_may_lack_a_like():
+    assert unnamed(training_entry(file("a", "x y"))) == math.inf
+    assert unnamed(training_entry(file("a", "x y", num_speakers=5))) == 3
+    assert unnamed(training_entry(file("a", "x y", num_speakers=1))) == 0
+    # an empty list says that nobody who is known is there
+    assert unnamed(training_entry(file("a", "", num_speakers=5))) == 0
 
 
 def test_references_that_say_nothing():
