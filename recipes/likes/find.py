@@ -25,7 +25,6 @@ from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.prototypes import missing_likes, shared_prototypes
 from pyannote_weighter.tasks.samples import discretize
 
-
 CONDITIONS = (
     (1.0, 0.0), (0.75, 0.0), (0.5, 0.0), (0.25, 0.0), (1.0, 0.1), (1.0, 0.2), (0.5, 0.1)
 )  # fmt: skip
