@@ -40,7 +40,7 @@ def summarize(results: dict) -> dict:
     summary : dict
         ``files`` (uris), ``hours`` of audio, and per system under ``systems``: pooled rates,
         ``interval`` and ``difference`` (to stock, with its paired interval) for error and
-        confusion, ``right_counts`` for files of few and of many speakers, and CPU ``seconds``
+        confusion, ``against`` (difference of confusion to every other system), ``right_counts`` for files of few and of many speakers, and CPU ``seconds``
         per step per hour of audio.
     """
     names = list(results["systems"])
@@ -64,6 +64,7 @@ def summarize(results: dict) -> dict:
             **pooled,
             "interval": {p: list(bootstrap(scores[name], p)) for p in ("error", "confusion")},
             "difference": _differences(scores, name),
+            "against": _against(scores, name),
             "right_counts": _right_counts(scores[name]),
             "seconds": {step: value / hours for step, value in seconds.items()},
         }
@@ -74,14 +75,24 @@ def _differences(scores: dict[str, list[Score]], name: str) -> dict[str, dict]:
     """Difference to stock and its paired interval; none where stock was not run."""
     if REFERENCE not in scores:
         return {}
-    pooled, reference = pool(scores[name]), pool(scores[REFERENCE])
+    parts = ("error", "confusion")
+    return {part: _difference(scores[name], scores[REFERENCE], part) for part in parts}
+
+
+def _against(scores: dict[str, list[Score]], name: str) -> dict[str, dict]:
+    """Difference of confusion to every other system; none for what others are compared with."""
+    if name in DESCRIPTIONS:
+        return {}
     return {
-        part: {
-            "value": pooled[part] - reference[part],
-            "interval": list(bootstrap(scores[name], part, scores[REFERENCE])),
-        }
-        for part in ("error", "confusion")
+        other: _difference(scores[name], rest, "confusion")
+        for other, rest in scores.items()
+        if other != name
     }
+
+
+def _difference(scores: list[Score], rest: list[Score], part: str) -> dict:
+    value = pool(scores)[part] - pool(rest)[part]
+    return {"value": value, "interval": list(bootstrap(scores, part, rest))}
 
 
 def _right_counts(scores: list[Score]) -> dict[str, dict]:
@@ -119,7 +130,7 @@ def markdown(results: dict) -> str:
         "",
     ]
     lines += errors_table(systems)
-    lines += ["", *_counts(systems), "", *_several_pipelines(systems)]
+    lines += ["", *_counts(systems), "", *_paired(systems), "", *_several_pipelines(systems)]
     if results["environment"].get("baselines") != SHARED:
         lines += ["CPU seconds per hour of audio:", "", *seconds_table(systems), ""]
     lines += _notes(results)
@@ -159,6 +170,19 @@ def _counts(systems: dict) -> list[str]:
             for label, count in system["right_counts"].items()
         )
         for name, system in systems.items()
+    ]
+
+
+def _paired(systems: dict) -> list[str]:
+    """Confusion of each pipeline less that of every other system."""
+    return [
+        f"- {name}, confusion less that of others: "
+        + ", ".join(
+            f"{other} {_percent(d['value'], d['interval'], sign=True)}"
+            for other, d in system["against"].items()
+        )
+        for name, system in systems.items()
+        if system.get("against")  # results of earlier versions have none
     ]
 
 

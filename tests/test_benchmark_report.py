@@ -71,6 +71,11 @@ def test_page(results):
     # embedding + assignment: (4 + 4) / (80 + 2)
     assert "| Weighter (seed1) | 6.0 | 4.0 | 4.0 | 0.0 | 14.0 | 0.098 |" in page
     assert "1 files left out" in page
+    assert (
+        "- Weighter (seed2), confusion less that of others: stock -2.0 [-2.0, -2.0], "
+        "oracle +4.0 [+4.0, +4.0], Weighter (seed1) +2.0 [+2.0, +2.0]\n"
+    ) in page
+    assert "- stock, confusion less" not in page
     assert "- stock, right count by number of speakers: 2 to 4: 0 % of 2" in page
 
 
