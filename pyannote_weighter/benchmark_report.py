@@ -40,8 +40,9 @@ def summarize(results: dict) -> dict:
     summary : dict
         ``files`` (uris), ``hours`` of audio, and per system under ``systems``: pooled rates,
         ``interval`` and ``difference`` (to stock, with its paired interval) for error and
-        confusion, ``against`` (difference of confusion to every other system), ``right_counts`` for files of few and of many speakers, and CPU ``seconds``
-        per step per hour of audio.
+        confusion, ``against`` (difference of confusion to every other system),
+        ``right_counts`` for files of few and of many speakers, and CPU ``seconds`` per step per
+        hour of audio.
     """
     names = list(results["systems"])
     uris = [
