@@ -9,6 +9,7 @@ import zlib
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
 
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ from pyannote_weighter.scoring import Score, bootstrap, pool, score
 from pyannote_weighter.tasks.metrics import LikesMeanAveragePrecision
 from pyannote_weighter.tasks.samples import discretize
 from pyannote_weighter.training import train
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "linking"))
+from fit import compute, fit_linking  # noqa: E402
 
 PROTOCOL = "Study.SpeakerDiarization.Likes"
 CONSOLE = Console(stderr=True)
@@ -140,6 +144,8 @@ class Study:
     first: int
     judged: int
     subset: str
+    linked_on: int = 0
+    """Training files, with their references, to which the linking of each run is fitted."""
 
     def __post_init__(self):
         self.training = list(protocol_files(self.protocol, self.registry, "train"))
@@ -155,7 +161,9 @@ class Study:
 
     def path(self, run: Run, seed: int) -> Path:
         """Where its errors are kept, on these files."""
-        return self.folder(run, seed) / f"{self.subset}-{self.first}-{len(self.files)}.json"
+        linked = f"-linked-on-{self.linked_on}" if self.linked_on else ""
+        name = f"{self.subset}-{self.first}-{len(self.files)}{linked}.json"
+        return self.folder(run, seed) / name
 
     def result(self, run: Run, seed: int) -> dict:
         """Train and judge, or read what was found before."""
@@ -251,9 +259,11 @@ class Study:
     def judge(self, pipeline: WeighterDiarization) -> dict:
         """Diarize the files and compare with their references."""
         pipeline.instantiate(pipeline.default_parameters())
+        if self.linked_on:
+            fit_linking(pipeline, self.features(pipeline, self.training[: self.linked_on]))
         precision = LikesMeanAveragePrecision()
         scores, calibration = [], []
-        for file, (count, frames, local) in self.features(pipeline):
+        for file, (count, frames, local) in self.features(pipeline, self.files):
             output = pipeline.assign(frames, count, local, uri=file["uri"])
             annotated = file.get("annotated")
             scores.append(score(file["annotation"], output.speaker_diarization, annotated))
@@ -271,16 +281,14 @@ class Study:
             "precision": float(precision.compute()),
         }
 
-    def features(self, pipeline: WeighterDiarization) -> Iterator[tuple]:
+    def features(self, pipeline: WeighterDiarization, files: list) -> Iterator[tuple]:
         """Files with what does not depend on the Weighter, which is computed once and kept."""
         kept = self.into / "features"
         kept.mkdir(exist_ok=True)
-        for file in track(self.files, "judging", console=CONSOLE, transient=True):
+        for file in track(files, "slots", console=CONSOLE, transient=True):
             path = kept / f"{file['uri']}.pt"
             if not path.exists():
-                count, frames, local = pipeline.compute(
-                    {"uri": file["uri"], "audio": file["audio"]}, lambda *args, **options: None
-                )
+                count, frames, local = compute(pipeline, file)
                 with atomic(path) as unfinished:
                     torch.save(
                         {"count": count, "frames": frames[:].half(), "local": local}, unfinished
@@ -373,6 +381,12 @@ def main() -> None:
     parser.add_argument("--subset", default="test", help="to judge by")
     parser.add_argument("--first", type=int, default=0, help="file of it")
     parser.add_argument("--judged", type=int, default=100, help="number of files")
+    parser.add_argument(
+        "--linked-on",
+        type=int,
+        default=0,
+        help="fit the linking of each run to so many training files, with their references",
+    )
     parser.add_argument("--report", action="store_true", help="print what there is, train nothing")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -388,6 +402,7 @@ def main() -> None:
         arguments.first,
         arguments.judged,
         arguments.subset,
+        arguments.linked_on,
     )
     for table in arguments.table:
         runs = [r for r in TABLES[table] if not arguments.only or r.name in arguments.only]

@@ -3,6 +3,7 @@
 import argparse
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
@@ -74,10 +75,18 @@ def groups_of(
     return np.concatenate(features), np.concatenate(real)
 
 
-def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
-    """Slots of a file that hold speech, what is known of them, and who speaks in each of them."""
+def compute(pipeline: WeighterDiarization, file: dict) -> tuple:
+    """Speaker count, frames and local speakers of a file: all that the pipeline hears of it."""
     audio = {key: value for key, value in in_memory(file).items() if key != "annotation"}
-    count, frames, local = pipeline.compute(audio, lambda *args, **options: None)
+    return pipeline.compute(audio, lambda *args, **options: None)
+
+
+def slots_of(pipeline: WeighterDiarization, file: dict, computed: tuple) -> dict:
+    """Slots of a file that hold speech, what is known of them, and who speaks in each of them.
+
+    The presence of the pipeline must be a `Recorder`.
+    """
+    count, frames, local = computed
     grid = pipeline._weighter.frames
     speech = sample_nearest(count, grid, len(frames))[:, 0]
     windows = Windows()
@@ -132,6 +141,50 @@ def gather(files: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(features), np.concatenate(same)
 
 
+def regression(features: np.ndarray, truth: np.ndarray) -> LogisticRegression:
+    """Fit one of the regressions."""
+    return LogisticRegression(C=10, max_iter=5000).fit(features, truth)
+
+
+def named(model: LogisticRegression, names: tuple[str, ...]) -> dict[str, float]:
+    """Coefficients of a regression, by name; the bias is the last one."""
+    values = map(float, [*model.coef_[0], model.intercept_[0]])
+    return dict(zip((*names, "bias"), values, strict=True))
+
+
+def fit_likeness(features: np.ndarray, same: np.ndarray) -> Likeness:
+    """Both sets of coefficients, of slots that were heard together and apart."""
+    apart = named(regression(features[:, [0, 2, 3]], same), ("cosine", "shorter", "longer"))
+    apart = {f"{name}_apart": value for name, value in apart.items()}
+    return Likeness(**named(regression(features, same), NAMES), **apart)
+
+
+def fit_presence(features: np.ndarray, real: np.ndarray) -> Presence:
+    """Coefficients of presence."""
+    return Presence(**named(regression(features, real), ("seconds", "cosine", "owned", "turn")))
+
+
+def fit_linking(pipeline: WeighterDiarization, files: Iterable[tuple[dict, tuple]]) -> None:
+    """Give a pipeline coefficients that were fitted to its own slots of files with references.
+
+    Parameters
+    ----------
+    pipeline : WeighterDiarization
+    files : iterable of (file, computed)
+        See `compute`.
+    """
+    pipeline.presence = Recorder()
+    described = [slots_of(pipeline, file, computed) for file, computed in files]
+    pipeline.likeness = fit_likeness(*gather(described))
+    pipeline.presence = fit_presence(*gather_groups(described))
+
+
+def gather_groups(files: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Groups of all files."""
+    features, real = zip(*(file["groups"] for file in files), strict=True)
+    return np.concatenate(features), np.concatenate(real)
+
+
 def main() -> None:
     """Read the command line, fit, print coefficients and how good they are on other files."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -147,16 +200,15 @@ def main() -> None:
     for name in arguments.protocol:
         registry, protocol, subset = name.rsplit(":", 2)
         files = list(protocol_files(protocol, registry, subset))
-        described = [slots_of(pipeline, file) for file in track(files, description=name)]
-        sets[name] = gather(described)
-        groups[name] = [
-            np.concatenate(part)
-            for part in zip(*(file["groups"] for file in described), strict=True)
+        described = [
+            slots_of(pipeline, file, compute(pipeline, file))
+            for file in track(files, description=name)
         ]
+        sets[name], groups[name] = gather(described), gather_groups(described)
 
     def fit(names, columns):
         x, y = (np.concatenate(part) for part in zip(*(sets[n] for n in names), strict=True))
-        return LogisticRegression(C=10, max_iter=1000).fit(x[:, columns], y)
+        return regression(x[:, columns], y)
 
     print("| tested on | trained on | judged by | AUC | errors |")
     print("|---|---|---|---|---|")
@@ -172,19 +224,9 @@ def main() -> None:
                 f"{100 * (model.predict(x[:, columns]) != y).mean():.1f} %",
             ]
             print("| " + " | ".join(cells) + " |")
-    for kind, columns in KINDS.items():
-        model = fit(sets, columns)
-        named = dict(zip([NAMES[c] for c in columns], model.coef_[0], strict=True))
-        named["bias"] = model.intercept_[0]
-        print(f"\n{kind}: " + ", ".join(f"{name} {value:.2f}" for name, value in named.items()))
-    x, y = (np.concatenate(part) for part in zip(*groups.values(), strict=True))
-    presence = LogisticRegression(C=10, max_iter=5000).fit(x, y)
-    values = [*presence.coef_[0], presence.intercept_[0]]
-    names = ("seconds", "cosine", "owned", "turn", "bias")
-    print(
-        "\npresence: "
-        + ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
-    )
+    for every, fit_to in ((sets, fit_likeness), (groups, fit_presence)):
+        parts = (np.concatenate(part) for part in zip(*every.values(), strict=True))
+        print(f"\n{fit_to(*parts)}")
 
 
 if __name__ == "__main__":
