@@ -115,11 +115,23 @@ def test_steps_share_frames(tmp_path, monkeypatch, sample_audio, capsys):
     assert 0 < float(whole[7]) < float(half[7])
 
 
+@needs_models
+def test_variants_differ_in_what_is_compared(monkeypatch):
+    step = load("step", monkeypatch)
+    full, half = (
+        step.with_options(step.DEFAULT_PIPELINE, options) for options in step.PRECISIONS.values()
+    )
+    assert (full.half, half.half) == (False, True)
+    assert full._segmentation.step == half._segmentation.step == 2.5
+    assert full._weighter is half._weighter
+    assert full.parameters(instantiated=True) == half.parameters(instantiated=True)
+
+
 def test_table_of_steps(monkeypatch, capsys):
     step = load("step", monkeypatch)
     first = [Score(10.0, 1.0, 0.5, 0.5, 2, 2), Score(10.0, 0.0, 0.0, 0.0, 3, 2)]
     second = [Score(10.0, 1.0, 0.5, 1.5, 2, 2), Score(10.0, 0.0, 0.0, 1.0, 3, 3)]
-    step.report({0.1: first, 0.5: second}, {0.1: 4.0, 0.5: 1.0}, hours=0.5)
+    step.report({"10 %": first, "50 %": second}, {"10 %": 4.0, "50 %": 1.0}, hours=0.5)
     rows = capsys.readouterr().out.splitlines()[-2:]
     assert rows == [
         "| 10 % | 10.00 | 5.00 | 2.50 | 2.50 | 50 |  | 8.0 |",
