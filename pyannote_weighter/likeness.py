@@ -193,6 +193,9 @@ class Likeness:
     bias, bias_apart : float
     longest : float
         Seconds above which more speech makes no difference: nothing longer was fitted.
+    offset : float
+        Taken from cosines, of a Weighter that has other ones than that of the coefficients: see
+        `pyannote_weighter.impostors.cosine_offset`.
     """
 
     cosine: float = 14.3
@@ -205,12 +208,13 @@ class Likeness:
     longer_apart: float = -0.4
     bias_apart: float = -5.8
     longest: float = 60.0
+    offset: float = 0.0
 
     def features(self, cosine, same, different, seconds, other_seconds) -> np.ndarray:
         """Stack what the first four coefficients are multiplied with: (..., 4)."""
         return np.stack(
             [
-                cosine,
+                cosine - self.offset,
                 (same - different) / (same + different + 0.3),
                 np.log(np.minimum(np.minimum(seconds, other_seconds), self.longest) + 0.1),
                 np.log(np.minimum(np.maximum(seconds, other_seconds), self.longest) + 0.1),

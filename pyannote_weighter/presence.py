@@ -90,6 +90,8 @@ class Presence:
     longest : float
         Seconds of speech from which a group is always one: in some recordings everybody sounds
         alike, and who speaks that long is no accident.
+    offset : float
+        Taken from cosines, as by `pyannote_weighter.likeness.Likeness`.
     """
 
     seconds: float = 2.1
@@ -99,6 +101,7 @@ class Presence:
     bias: float = 1.5
     least: float = 0.25
     longest: float = 4.0
+    offset: float = 0.0
 
     def features(
         self,
@@ -148,7 +151,7 @@ class Presence:
         return np.stack(
             [
                 np.log(seconds + 0.1),
-                cosine.max(axis=1) if K > 1 else np.zeros(1),
+                cosine.max(axis=1) - self.offset if K > 1 else np.zeros(1),
                 owned / np.maximum(held, 1e-6),
                 np.log(turn + 0.1),
             ],

@@ -19,6 +19,7 @@ from pyannote.database import registry
 
 from pyannote_weighter.callbacks import Checkpoints, Pictures, seed_batches
 from pyannote_weighter.database import write_likes
+from pyannote_weighter.impostors import MOST_FILES, cosine_offset
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.output import atomic
 from pyannote_weighter.pipelines.export import export_pipeline
@@ -298,7 +299,9 @@ def _export(checkpoints: Checkpoints, wanted: str, task: SpeakerLikes, folder: P
         why = f"{extreme} {best['metric']} of the development files, {best['value']:.4f}"
     trained = Model.from_pretrained(path)
     development = list(task.protocol.development()) if task.has_validation else []
-    export_pipeline(trained, folder, tune(trained, task, development))
+    offset = cosine_offset(trained, task.training_samples(MOST_FILES))
+    parameters = tune(trained, task, development, cosine_offset=offset)
+    export_pipeline(trained, folder, parameters, cosine_offset=offset)
     summary = {"exported": exported, "epoch": epoch, "epochs": num_epochs, "why": why}
     if best is not None:
         summary["best"] = best

@@ -34,6 +34,7 @@ def tune(
     task: SpeakerLikes,
     files: Sequence[ProtocolFile] = (),
     grid: dict[str, tuple] = GRID,
+    **options,
 ) -> dict:
     """Choose the hyper-parameters of least frame-level DER on the development files.
 
@@ -51,13 +52,15 @@ def tune(
         are compared by their embeddings alone, which is not what the pipeline does.
     grid : dict, optional
         Values to try for each hyper-parameter of `weighter`.
+    **options
+        Further options of `WeighterDiarization`, such as `cosine_offset`.
 
     Returns
     -------
     parameters : dict
         For `WeighterDiarization.instantiate`.
     """
-    pipeline = WeighterDiarization(weighter=model.eval())
+    pipeline = WeighterDiarization(weighter=model.eval(), **options)
     parameters = pipeline.default_parameters()
     samples = [task.val__getitem__(index) for index in range(task.val__len__())]
     wanted = [s["reference"] is not None and s["count"] is not None for s in samples]

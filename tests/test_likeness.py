@@ -107,6 +107,13 @@ def test_likeness_follows_every_kind_of_evidence(together):
     assert log_odds(together, seconds=1.0) > usual  # short ones are alike less: it takes less
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_offset_is_taken_from_cosines(together):
+    given = {"same": 0.5, "different": 0.1, "seconds": 3.0, "other_seconds": 1.0}
+    higher = Likeness(offset=0.12)(cosine=0.62, **given, together=together)
+    assert higher == pytest.approx(Likeness()(cosine=0.5, **given, together=together))
+
+
 def test_pairs_are_judged_one_by_one():
     seconds, together = np.array([[1.0, 2.0]]), np.array([[True, False]])
     found = Likeness()(np.array([[0.6, 0.6]]), 0.5, 0.1, 3.0, seconds, together)

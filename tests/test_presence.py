@@ -54,6 +54,17 @@ def test_scraps_that_sound_like_another_are_nobody():
     assert min(first, second) > presence.least > scraps
 
 
+def test_offset_is_taken_from_cosines_if_there_are_any():
+    local = local_of(np.ones((100, 1), dtype=int))
+    x = np.zeros((100, 2), dtype=np.float32)
+    x[:50, 0] = x[50:, 1] = 1.0
+    apart, near = np.eye(2), np.array([[1.0, 0.0], [0.6, 0.8]])
+    shifted = Presence(offset=0.6, longest=1e3)(*described(x, local, near))
+    np.testing.assert_allclose(shifted, Presence(longest=1e3)(*described(x, local, apart)))
+    alone = described(np.ones((100, 1), dtype=np.float32), local)
+    assert Presence(offset=0.6)(*alone) == Presence()(*alone)
+
+
 def test_one_group_and_a_silent_one():
     local = local_of(np.ones((100, 1), dtype=int))
     probability = Presence()(*described(np.ones((100, 1), dtype=np.float32), local))

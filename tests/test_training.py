@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from pyannote_weighter import training
 from pyannote_weighter.cli import app
 from pyannote_weighter.database import read_likes
+from pyannote_weighter.impostors import cosine_offset
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.training import Checkpoints, read_config, train
@@ -118,7 +119,7 @@ def trainer_options(max_epochs: int, **options) -> dict:
 @pytest.fixture
 def untuned(monkeypatch):
     """Without the search for parameters, which needs the segmentation."""
-    monkeypatch.setattr("pyannote_weighter.training.tune", lambda *arguments: {})
+    monkeypatch.setattr("pyannote_weighter.training.tune", lambda *arguments, **options: {})
 
 
 @pytest.fixture
@@ -239,12 +240,17 @@ def test_tensorboard_that_is_not_installed(corpus, tmp_path, monkeypatch):
 
 
 @needs_segmentation
-def test_from_likes_to_a_pipeline(corpus, tmp_path):
+def test_from_likes_to_a_pipeline(corpus, tmp_path, monkeypatch):
     config, into = write_config(corpus), tmp_path / "run"
     with pytest.raises(FileNotFoundError, match="last.ckpt: nothing to resume; start without"):
         train(config, into, resume=True)
     assert not into.exists()
 
+    def add(model, samples):  # all of these files share likes: nobody can be compared
+        assert samples and cosine_offset(model, samples) == 0.0
+        return 0.05
+
+    monkeypatch.setattr("pyannote_weighter.training.cosine_offset", add)
     folder = train(config, into)
     assert folder == into / "pipeline"
     assert (corpus / "frames").is_dir() and not (into / "frames").exists()
@@ -256,6 +262,9 @@ def test_from_likes_to_a_pipeline(corpus, tmp_path):
     assert pipeline.parameters(instantiated=True) == pipeline.default_parameters()
     trained = Model.from_pretrained(folder / "weighter").state_dict()
     assert all(torch.equal(value, first[name]) for name, value in trained.items())
+    stored = yaml.safe_load((folder / "config.yaml").read_text())["pipeline"]["params"]
+    assert stored["cosine_offset"] == 0.05
+    assert pipeline.likeness.offset == pipeline.presence.offset == 0.05
     output = pipeline(str(corpus / "corpus" / "dev.wav"))
     extent = output.speaker_diarization.get_timeline().extent()
     assert not extent or extent.end <= 1.6
@@ -462,7 +471,7 @@ def finished(corpus, tmp_path_factory) -> Path:
     into = tmp_path_factory.mktemp("finished") / "run"
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        patch.setattr("pyannote_weighter.training.tune", lambda *arguments: {})
+        patch.setattr("pyannote_weighter.training.tune", lambda *arguments, **options: {})
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setenv("PL_SEED_WORKERS", "0")
         train(write_config(corpus, "finished.yaml", trainer=trainer_options(3)), into)

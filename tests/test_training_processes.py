@@ -118,7 +118,7 @@ def one(folder) -> Path:
     """A run in this process."""
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(), warnings.catch_warnings():
-        patch.setattr("pyannote_weighter.training.tune", lambda *arguments: {})
+        patch.setattr("pyannote_weighter.training.tune", lambda *arguments, **options: {})
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setenv("PL_SEED_WORKERS", "0")
         train(write_config(folder, "one", 2, {}), folder / "one")

@@ -75,6 +75,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
     likeness, presence : dict, optional
         Coefficients that are not those of `pyannote_weighter.likeness.Likeness`, whether two slots
         are one person, and of `pyannote_weighter.presence.Presence`, whether they are one at all.
+    cosine_offset : float, optional
+        How much higher cosines of this Weighter are than those that the coefficients were fitted
+        to, see `pyannote_weighter.impostors.cosine_offset`. Training writes it.
     der_variant : dict, optional
         Options of the metric that is optimized. Defaults to no collar, overlap scored.
     token, cache_dir : optional
@@ -113,6 +116,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         legacy: bool = False,
         likeness: dict | None = None,
         presence: dict | None = None,
+        cosine_offset: float = 0.0,
         der_variant: dict | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
@@ -124,8 +128,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         self.window = window
         self.embedding_batch_size = embedding_batch_size
         self.half = half
-        self.likeness = Likeness(**likeness or {})
-        self.presence = Presence(**presence or {})
+        self.likeness = Likeness(**{"offset": cosine_offset} | (likeness or {}))
+        self.presence = Presence(**{"offset": cosine_offset} | (presence or {}))
         self.der_variant = der_variant or {"collar": 0.0, "skip_overlap": False}
 
         weighter = str(weighter) if isinstance(weighter, Path) else weighter

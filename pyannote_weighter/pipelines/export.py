@@ -18,6 +18,7 @@ def export_pipeline(
     folder: str | Path,
     parameters: dict,
     segmentation: str = "segmentation-3.0",
+    **options,
 ) -> Path:
     """Write `config.yaml` and `weighter/pytorch_model.bin`.
 
@@ -30,6 +31,8 @@ def export_pipeline(
         Hyper-parameters of `WeighterDiarization`.
     segmentation : str, optional
         Segmentation that the pipeline loads.
+    **options
+        Further options of `WeighterDiarization`, such as `cosine_offset`.
 
     Returns
     -------
@@ -44,7 +47,7 @@ def export_pipeline(
         },
         "pipeline": {
             "name": "pyannote_weighter.pipelines.WeighterDiarization",
-            "params": {"segmentation": segmentation, "weighter": "$model/weighter"},
+            "params": {"segmentation": segmentation, "weighter": "$model/weighter", **options},
         },
         "params": parameters,
     }

@@ -18,7 +18,6 @@ from pyannote.database.protocol.protocol import Protocol
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
-from torchmetrics import Metric
 
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
@@ -26,7 +25,6 @@ from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.batching import plan_epoch
 from pyannote_weighter.tasks.extraction import extract, extractor_id
 from pyannote_weighter.tasks.frames import FrameCache
-from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate, LikesMeanAveragePrecision
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import optimize
 from pyannote_weighter.tasks.prepared import load, store, warn_of_crops
@@ -34,15 +32,14 @@ from pyannote_weighter.tasks.prototypes import Prototypes, complete_likes, share
 from pyannote_weighter.tasks.samples import (
     collate,
     crop_reference,
-    discretize,
     reference_entry,
     splice,
 )
 from pyannote_weighter.tasks.supervision import SUPERVISION, knows, training_files, unnamed
-from pyannote_weighter.tasks.validation import active_speakers
+from pyannote_weighter.tasks.validation import Validation
 
 
-class SpeakerLikes(Task):
+class SpeakerLikes(Validation, Task):
     """Learn who speaks when from tags that only say who speaks somewhere.
 
     Parameters
@@ -263,6 +260,12 @@ class SpeakerLikes(Task):
         self.missing = {e["uri"]: e["missing"] for e in entries if e["missing"]}
         return prototypes
 
+    def training_samples(self, most: int) -> list[dict]:
+        """First ten minutes of training files, of so many that lie evenly in their list."""
+        entries = self.prepared_data["train"]
+        some = np.linspace(0, len(entries) - 1, min(len(entries), most)).round().astype(int)
+        return [self._load(entries[index], 0, self._num_frames(600.0)) for index in some]
+
     def _num_frames(self, seconds: float) -> int:
         return max(1, round(seconds / self.model.frames.step))
 
@@ -330,10 +333,6 @@ class SpeakerLikes(Task):
             collate_fn=partial(self.collate_fn, stage="train"),
         )
 
-    def val_dataloader(self) -> DataLoader | list:
-        """Batches of the development files; nothing where there are none."""
-        return super().val_dataloader() if self.has_validation else []
-
     def collate_fn(self, batch: list[dict], stage: str = "train") -> dict:
         """Pad files to the same number of frames; see `collate`."""
         return collate(batch)
@@ -389,64 +388,3 @@ class SpeakerLikes(Task):
         """AdamW, one rate for the classifier and one for the rest, warm-up and cosine decay."""
         total = int(self.trainer.estimated_stepping_batches)
         return optimize(self.model, total, self.learning_rate, self.classifier_learning_rate)
-
-    # -- validation ---------------------------------------------------------------------------
-
-    def default_metric(self) -> dict[str, Metric]:
-        """Mean average precision of likes and, where references exist, frame-level DER.
-
-        For the latter, slots are linked into speakers as the pipeline does by default.
-        """
-        entries = self.prepared_data["development"]
-        metrics: dict[str, Metric] = {}
-        if any(entry["turns"] is not None for entry in entries):
-            metrics["DiarizationErrorRate"] = FrameDiarizationErrorRate()
-        metrics["LikesMeanAveragePrecision"] = LikesMeanAveragePrecision()
-        return metrics
-
-    @property
-    def val_monitor(self) -> tuple[str, str]:
-        """DER where references exist, else mean average precision of likes."""
-        if "DiarizationErrorRate" in self.metric:
-            return "DiarizationErrorRate", "min"
-        return "LikesMeanAveragePrecision", "max"
-
-    def val__len__(self) -> int:
-        """Number of development files, and what makes it a multiple of the processes."""
-        num_files, num_processes = len(self.prepared_data["development"]), self.trainer.world_size
-        return math.ceil(num_files / num_processes) * num_processes
-
-    def val__getitem__(self, index: int) -> dict:
-        """Whole development file, up to ten minutes."""
-        entries = self.prepared_data["development"]
-        entry = entries[index % len(entries)]
-        if index >= len(entries):  # keeps a process busy while others have a file: not judged
-            entry = entry | {"likes": None, "turns": None}
-        sample = self._load(
-            entry | {"likes": []}, start=0, num_frames=self._num_frames(max(600.0, self.duration))
-        )
-        reference = None
-        if entry["turns"] is not None:
-            reference = discretize(entry["turns"], self.model.frames, len(sample["frames"]))
-        return sample | {"names": entry["likes"], "reference": reference}
-
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
-        """Update the metrics."""
-        weighted = self._weigh(batch)
-        metrics = self.model.validation_metric
-        metrics["LikesMeanAveragePrecision"].update(
-            weighted.embeddings, weighted.confidence, batch["names"]
-        )
-        for index, reference in enumerate(batch["reference"]):
-            if reference is None:
-                continue
-            count = None if batch["count"] is None else batch["count"][index]
-            active = active_speakers(
-                weighted, index, len(reference), count, self.model.frames.step
-            )
-            metrics["DiarizationErrorRate"].update(torch.from_numpy(active), reference)
-        for name, metric in metrics.items():
-            self.model.log(
-                name, metric, on_step=False, on_epoch=True, prog_bar=True,
-                batch_size=len(batch["frames"]),
-            )  # fmt: skip

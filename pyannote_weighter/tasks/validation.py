@@ -1,13 +1,21 @@
-"""Who is active in a development file, as the pipeline would say by default."""
+"""Development files: samples, metrics, and who is active, as the pipeline would say by default."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
 from pyannote_weighter.assignment import top_speakers
+from pyannote_weighter.likeness import Likeness
 from pyannote_weighter.linking import PARAMETERS, Slots
 from pyannote_weighter.models.weighter import Weighted
+from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate, LikesMeanAveragePrecision
+from pyannote_weighter.tasks.samples import discretize
 
 
 def active_speakers(
@@ -39,7 +47,74 @@ def active_speakers(
         weighted.confidence[index].float().cpu().numpy(),
         weightings.sum(axis=0) * step,
     )
-    speakers = slots.speakers(**PARAMETERS)  # (T, K)
+    speakers = slots.speakers(**PARAMETERS, likeness=Likeness())  # (T, K)
     if count is None:
         return speakers > 0.5
     return top_speakers(speakers, count[:num_frames].cpu().numpy())
+
+
+class Validation:
+    """What `SpeakerLikes` does with development files."""
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Batches of the development files; nothing where there are none."""
+        return super().val_dataloader() if self.has_validation else []
+
+    def default_metric(self) -> dict[str, Metric]:
+        """Mean average precision of likes and, where references exist, frame-level DER.
+
+        For the latter, slots are linked into speakers as the pipeline does by default.
+        """
+        entries = self.prepared_data["development"]
+        metrics: dict[str, Metric] = {}
+        if any(entry["turns"] is not None for entry in entries):
+            metrics["DiarizationErrorRate"] = FrameDiarizationErrorRate()
+        metrics["LikesMeanAveragePrecision"] = LikesMeanAveragePrecision()
+        return metrics
+
+    @property
+    def val_monitor(self) -> tuple[str, str]:
+        """DER where references exist, else mean average precision of likes."""
+        if "DiarizationErrorRate" in self.metric:
+            return "DiarizationErrorRate", "min"
+        return "LikesMeanAveragePrecision", "max"
+
+    def val__len__(self) -> int:
+        """Number of development files, and what makes it a multiple of the processes."""
+        num_files, num_processes = len(self.prepared_data["development"]), self.trainer.world_size
+        return math.ceil(num_files / num_processes) * num_processes
+
+    def val__getitem__(self, index: int) -> dict:
+        """Whole development file, up to ten minutes."""
+        entries = self.prepared_data["development"]
+        entry = entries[index % len(entries)]
+        if index >= len(entries):  # keeps a process busy while others have a file: not judged
+            entry = entry | {"likes": None, "turns": None}
+        sample = self._load(
+            entry | {"likes": []}, start=0, num_frames=self._num_frames(max(600.0, self.duration))
+        )
+        reference = None
+        if entry["turns"] is not None:
+            reference = discretize(entry["turns"], self.model.frames, len(sample["frames"]))
+        return sample | {"names": entry["likes"], "reference": reference}
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        """Update the metrics."""
+        weighted = self._weigh(batch)
+        metrics = self.model.validation_metric
+        metrics["LikesMeanAveragePrecision"].update(
+            weighted.embeddings, weighted.confidence, batch["names"]
+        )
+        for index, reference in enumerate(batch["reference"]):
+            if reference is None:
+                continue
+            count = None if batch["count"] is None else batch["count"][index]
+            active = active_speakers(
+                weighted, index, len(reference), count, self.model.frames.step
+            )
+            metrics["DiarizationErrorRate"].update(torch.from_numpy(active), reference)
+        for name, metric in metrics.items():
+            self.model.log(
+                name, metric, on_step=False, on_epoch=True, prog_bar=True,
+                batch_size=len(batch["frames"]),
+            )  # fmt: skip

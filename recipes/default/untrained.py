@@ -11,6 +11,7 @@ import lightning
 import torch
 from pyannote.database import registry
 
+from pyannote_weighter.impostors import USUAL
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.tasks import SpeakerLikes
@@ -37,11 +38,9 @@ def main() -> None:
     model.task.setup()
     task, model.task = model.task, None
     model.specifications = Weighter.default_specifications(model.hparams.duration)
-    print(
-        export_pipeline(
-            model, arguments.into / "pipeline", tune(model, task, list(protocol.development()))
-        )
-    )
+    offset = {"cosine_offset": USUAL}  # nothing has moved people apart
+    parameters = tune(model, task, list(protocol.development()), **offset)
+    print(export_pipeline(model, arguments.into / "pipeline", parameters, **offset))
 
 
 if __name__ == "__main__":

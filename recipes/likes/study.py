@@ -9,7 +9,6 @@ import zlib
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
 
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,7 +21,9 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
+from pyannote_weighter.audio import in_memory
 from pyannote_weighter.database import corrupt_likes, drop_likes
+from pyannote_weighter.impostors import USUAL
 from pyannote_weighter.linking import PARAMETERS
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.output import atomic
@@ -35,9 +36,6 @@ from pyannote_weighter.scoring import Score, bootstrap, pool, score
 from pyannote_weighter.tasks.metrics import LikesMeanAveragePrecision
 from pyannote_weighter.tasks.samples import discretize
 from pyannote_weighter.training import train
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "linking"))
-from fit import compute, fit_linking  # noqa: E402
 
 PROTOCOL = "Study.SpeakerDiarization.Likes"
 CONSOLE = Console(stderr=True)
@@ -144,8 +142,6 @@ class Study:
     first: int
     judged: int
     subset: str
-    linked_on: int = 0
-    """Training files, with their references, to which the linking of each run is fitted."""
 
     def __post_init__(self):
         self.training = list(protocol_files(self.protocol, self.registry, "train"))
@@ -161,9 +157,7 @@ class Study:
 
     def path(self, run: Run, seed: int) -> Path:
         """Where its errors are kept, on these files."""
-        linked = f"-linked-on-{self.linked_on}" if self.linked_on else ""
-        name = f"{self.subset}-{self.first}-{len(self.files)}{linked}.json"
-        return self.folder(run, seed) / name
+        return self.folder(run, seed) / f"{self.subset}-{self.first}-{len(self.files)}.json"
 
     def result(self, run: Run, seed: int) -> dict:
         """Train and judge, or read what was found before."""
@@ -192,6 +186,7 @@ class Study:
                 model,
                 folder / "pipeline",
                 {"segmentation": {"min_duration_off": 0.0}, "weighter": dict(PARAMETERS)},
+                cosine_offset=USUAL,  # nothing has moved people apart
             )
         else:
             files = self.training[: run.files or self.num_files]
@@ -259,8 +254,6 @@ class Study:
     def judge(self, pipeline: WeighterDiarization) -> dict:
         """Diarize the files and compare with their references."""
         pipeline.instantiate(pipeline.default_parameters())
-        if self.linked_on:
-            fit_linking(pipeline, self.features(pipeline, self.training[: self.linked_on]))
         precision = LikesMeanAveragePrecision()
         scores, calibration = [], []
         for file, (count, frames, local) in self.features(pipeline, self.files):
@@ -288,7 +281,8 @@ class Study:
         for file in track(files, "slots", console=CONSOLE, transient=True):
             path = kept / f"{file['uri']}.pt"
             if not path.exists():
-                count, frames, local = compute(pipeline, file)
+                audio = {k: v for k, v in in_memory(file).items() if k != "annotation"}
+                count, frames, local = pipeline.compute(audio, lambda *args, **options: None)
                 with atomic(path) as unfinished:
                     torch.save(
                         {"count": count, "frames": frames[:].half(), "local": local}, unfinished
@@ -381,12 +375,6 @@ def main() -> None:
     parser.add_argument("--subset", default="test", help="to judge by")
     parser.add_argument("--first", type=int, default=0, help="file of it")
     parser.add_argument("--judged", type=int, default=100, help="number of files")
-    parser.add_argument(
-        "--linked-on",
-        type=int,
-        default=0,
-        help="fit the linking of each run to so many training files, with their references",
-    )
     parser.add_argument("--report", action="store_true", help="print what there is, train nothing")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -402,7 +390,6 @@ def main() -> None:
         arguments.first,
         arguments.judged,
         arguments.subset,
-        arguments.linked_on,
     )
     for table in arguments.table:
         runs = [r for r in TABLES[table] if not arguments.only or r.name in arguments.only]

@@ -3,7 +3,6 @@
 import argparse
 import os
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
@@ -33,16 +32,19 @@ LEAST = 0.5  # seconds of speech of a group
 MERGES = (0.2, 0.3, 0.4)  # groups are those that linking makes at these
 
 
-class Recorder(Presence):
-    """Everybody is a speaker; what was asked about is kept."""
+class Recorder:
+    """A presence to which everybody is a speaker; it keeps what it was asked about last."""
+
+    least = 0.5
+
+    def __init__(self):
+        self.asked: tuple = ()
 
     def __call__(self, weightings, present, *described):
         """Probability one for each group."""
-        asked.append((weightings, present, self.features(weightings, present, *described)))
+        features = Presence().features(weightings, present, *described)
+        self.asked = weightings, present, features
         return np.ones(len(described[1]))
-
-
-asked: list[tuple] = []
 
 
 def groups_of(
@@ -54,10 +56,9 @@ def groups_of(
     features, real = [], []
     merge = pipeline.weighter.merge
     for threshold in MERGES:
-        asked.clear()
         pipeline.weighter.merge = threshold
         pipeline.link(settled)
-        (weightings, present, found), *_ = asked
+        weightings, present, found = pipeline.presence.asked
         held, start = np.zeros((len(found), reference.shape[1])), 0
         for part, who in zip(weightings, present, strict=True):
             held[who] += part.T @ reference[start::step][: len(part)]
@@ -75,18 +76,13 @@ def groups_of(
     return np.concatenate(features), np.concatenate(real)
 
 
-def compute(pipeline: WeighterDiarization, file: dict) -> tuple:
-    """Speaker count, frames and local speakers of a file: all that the pipeline hears of it."""
-    audio = {key: value for key, value in in_memory(file).items() if key != "annotation"}
-    return pipeline.compute(audio, lambda *args, **options: None)
-
-
-def slots_of(pipeline: WeighterDiarization, file: dict, computed: tuple) -> dict:
+def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
     """Slots of a file that hold speech, what is known of them, and who speaks in each of them.
 
     The presence of the pipeline must be a `Recorder`.
     """
-    count, frames, local = computed
+    audio = {key: value for key, value in in_memory(file).items() if key != "annotation"}
+    count, frames, local = pipeline.compute(audio, lambda *args, **options: None)
     grid = pipeline._weighter.frames
     speech = sample_nearest(count, grid, len(frames))[:, 0]
     windows = Windows()
@@ -164,21 +160,6 @@ def fit_presence(features: np.ndarray, real: np.ndarray) -> Presence:
     return Presence(**named(regression(features, real), ("seconds", "cosine", "owned", "turn")))
 
 
-def fit_linking(pipeline: WeighterDiarization, files: Iterable[tuple[dict, tuple]]) -> None:
-    """Give a pipeline coefficients that were fitted to its own slots of files with references.
-
-    Parameters
-    ----------
-    pipeline : WeighterDiarization
-    files : iterable of (file, computed)
-        See `compute`.
-    """
-    pipeline.presence = Recorder()
-    described = [slots_of(pipeline, file, computed) for file, computed in files]
-    pipeline.likeness = fit_likeness(*gather(described))
-    pipeline.presence = fit_presence(*gather_groups(described))
-
-
 def gather_groups(files: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     """Groups of all files."""
     features, real = zip(*(file["groups"] for file in files), strict=True)
@@ -200,10 +181,7 @@ def main() -> None:
     for name in arguments.protocol:
         registry, protocol, subset = name.rsplit(":", 2)
         files = list(protocol_files(protocol, registry, subset))
-        described = [
-            slots_of(pipeline, file, compute(pipeline, file))
-            for file in track(files, description=name)
-        ]
+        described = [slots_of(pipeline, file) for file in track(files, description=name)]
         sets[name], groups[name] = gather(described), gather_groups(described)
 
     def fit(names, columns):

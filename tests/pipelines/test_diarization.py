@@ -480,6 +480,18 @@ def test_what_is_no_weighter(loaded, tmp_path):
         WeighterDiarization(weighter=loaded._segmentation.model)
 
 
+def test_offset_of_cosines(weighter):
+    def make(**options):
+        made = WeighterDiarization(weighter=weighter, **options)
+        return made.likeness, made.presence
+
+    for part in make(cosine_offset=0.1):
+        assert part.offset == 0.1
+    likeness, presence = make(cosine_offset=0.1, likeness={"offset": 0.2, "bias": -5.0})
+    assert (likeness.offset, likeness.bias, presence.offset) == (0.2, -5.0, 0.1)
+    assert all(part.offset == 0.0 for part in make())
+
+
 def test_default_parameters(weighter, sample):
     fresh = WeighterDiarization(weighter=weighter, segmentation_step=0.5)
     with pytest.warns(UserWarning, match="automatically instantiated"):

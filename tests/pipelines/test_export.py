@@ -42,6 +42,12 @@ def test_what_is_written(model, tmp_path):
     assert config["params"] == PARAMETERS
 
 
+def test_further_options_are_written(model, tmp_path):
+    folder = export_pipeline(model, tmp_path, PARAMETERS, cosine_offset=0.05)
+    params = yaml.safe_load((folder / "config.yaml").read_text())["pipeline"]["params"]
+    assert params["cosine_offset"] == 0.05 and params["segmentation"] == "segmentation-3.0"
+
+
 def test_random_backbone_is_kept(model, tmp_path):
     """Nothing could make the same random weights again."""
     folder = export_pipeline(model, tmp_path / "pipeline", PARAMETERS)
