@@ -27,6 +27,8 @@ class Prototypes(NamedTuple):
 
     vectors: Tensor
     """(K, D) unit vectors. Speakers who are liked nowhere get a random one."""
+    slots: list[Tensor]
+    """(L,) long tensor for each file: the slot of each like, -1 where there are too few."""
     confirmed: list[Tensor]
     """(L,) bool for each file: other files with the like have the same voice."""
     by_chance: float
@@ -85,7 +87,8 @@ def shared_prototypes(
         chosen, total = [], torch.zeros(num_speakers, dimension)
         for file_slots, weight, speakers in zip(slots, weights, likes, strict=True):
             similarity = file_slots @ vectors[speakers].T  # (N, L)
-            some, columns = _give(similarity, weight)
+            # one to one, rather to slots that hold more speech
+            some, columns = assign(-similarity - 0.05 * (weight[:, None] + 1e-3).log())
             chosen.append((some, columns))
             total[speakers[columns]] += file_slots[some]
         if number < num_rounds:
@@ -94,14 +97,16 @@ def shared_prototypes(
 
     number_of = torch.tensor([len(where) for where in files])
     threshold = _by_chance(slots, weights, likes, vectors, number_of > 1, generator)
-    confirmed = []
+    given, confirmed = [], []
     for file_slots, speakers, (some, columns) in zip(slots, likes, chosen, strict=True):
+        given.append(torch.full((len(speakers),), -1))
+        given[-1][columns] = some
         believed = torch.zeros(len(speakers), dtype=torch.bool)
         own, who = file_slots[some], speakers[columns]
         resemblance = F.cosine_similarity(total[who] - own, own, dim=-1)
         believed[columns] = (number_of[who] > 1) & (resemblance > threshold)
         confirmed.append(believed)
-    return Prototypes(vectors, confirmed, threshold)
+    return Prototypes(vectors, given, confirmed, threshold)
 
 
 def missing_likes(
@@ -137,11 +142,12 @@ def missing_likes(
     for speakers, confirmed in zip(likes, prototypes.confirmed, strict=True):
         known[speakers[confirmed]] = True
     missing = []
-    for slots, weight, speakers, limit in zip(embeddings, weights, likes, most, strict=True):
+    files = zip(embeddings, weights, likes, prototypes.slots, most, strict=True)
+    for slots, weight, speakers, given, limit in files:
         cosine = F.normalize(slots.float(), dim=-1) @ prototypes.vectors.T  # (N, K)
         liked = cosine[:, speakers]  # (N, L)
         free = weight >= LEAST_SHARE
-        free[_give(liked, weight)[0]] = False
+        free[given[given >= 0]] = False
         cosine[:, ~known] = -1.0
         cosine[:, speakers] = -1.0
         best, nearest = cosine.max(dim=1)  # (N,)
@@ -183,11 +189,6 @@ def complete_likes(
     missing = missing_likes(embeddings, weights, likes, given, most)
     every = [torch.cat(pair) for pair in zip(likes, missing, strict=True)]
     return shared_prototypes(embeddings, weights, every, num_speakers), missing
-
-
-def _give(similarity: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Slots and likes that belong together: one to one, rather to slots that hold more speech."""
-    return assign(-similarity - 0.05 * (weight[:, None] + 1e-3).log())
 
 
 def _recurring(slots: list[Tensor], weights: list[Tensor]) -> Tensor:

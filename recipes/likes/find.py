@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 
 from pyannote_weighter.database import corrupt_likes, drop_likes
-from pyannote_weighter.matching import assign
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.protocols import protocol_files
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
@@ -110,11 +108,12 @@ def find(files: list[dict], likes: dict) -> tuple[np.ndarray, np.ndarray, dict]:
     slots, shares = [file["slots"] for file in files], [file["share"] for file in files]
     prototypes = shared_prototypes(slots, shares, numbers, len(speakers))
     confirmed, right = [], []
-    for file, known, sure in zip(files, numbers, prototypes.confirmed, strict=True):
-        cosine = F.normalize(file["slots"], dim=-1) @ prototypes.vectors[known].T  # (N, L)
-        for slot, like in zip(*(x.tolist() for x in assign(-cosine)), strict=True):
-            confirmed.append(bool(sure[like]))
-            right.append(file["owner"][slot] == speakers[known[like]])
+    found = zip(files, numbers, prototypes.slots, prototypes.confirmed, strict=True)
+    for file, known, given, sure in found:
+        for like, slot, is_sure in zip(known.tolist(), given.tolist(), sure.tolist(), strict=True):
+            if slot >= 0:
+                confirmed.append(is_sure)
+                right.append(file["owner"][slot] == speakers[like])
     missing = {
         file["uri"]: [speakers[k] for k in found]
         for file, found in zip(

@@ -43,6 +43,14 @@ def test_finds_planted_speakers():
     assert cosine.diagonal().min() > 0.9
 
 
+def test_slots_of_likes_are_those_of_their_speakers():
+    speakers, embeddings, weights, likes = planted()
+    found = shared_prototypes(embeddings, weights, likes, num_speakers=8)
+    for slots, known, given in zip(embeddings, likes, found.slots, strict=True):
+        cosine = F.normalize(slots, dim=-1) @ speakers[known].T  # (N, L)
+        assert given.tolist() == cosine.argmax(dim=0).tolist()
+
+
 def test_same_input_same_output_and_input_left_alone():
     _, embeddings, weights, likes = planted(num_files=10)
     before = [e.clone() for e in embeddings]
@@ -71,8 +79,10 @@ def test_more_likes_than_slots_and_silent_slots():
     embeddings = [torch.randn(2, 8), torch.zeros(2, 8)]
     weights = [torch.tensor([0.5, 0.5]), torch.zeros(2)]
     likes = [torch.arange(5), torch.tensor([0, 1])]
-    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=5).vectors
-    assert prototypes.shape == (5, 8) and prototypes.isfinite().all()
+    found = shared_prototypes(embeddings, weights, likes, num_speakers=5)
+    assert found.vectors.shape == (5, 8) and found.vectors.isfinite().all()
+    assert sorted(found.slots[0].tolist()) == [-1, -1, -1, 0, 1]
+    assert sorted(found.slots[1].tolist()) == [0, 1]
 
 
 def confirmations(embeddings, weights, likes, num_speakers=8):
