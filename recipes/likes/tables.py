@@ -1,0 +1,90 @@
+"""The trainings that tables of `study.py` put side by side."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to train."""
+
+    name: str
+    kept: float = 1.0
+    """Share of the likes that is kept."""
+    wrong: float = 0.0
+    """Share of these that is replaced by names of people who are not there."""
+    task: dict = field(default_factory=dict)
+    """Options of `SpeakerLikes`."""
+    model: dict = field(default_factory=dict)
+    """Options of `Weighter`."""
+    files: int | None = None
+    """Number of training files, if not that of the study."""
+    epochs: int | None = None
+    """0: not trained."""
+
+
+UNTRAINED = Run("untrained", epochs=0)
+LOSSES = {
+    "wBCE": "wbce",
+    "BCE": "bce",
+    "BCE, smoothed labels": "smoothed_bce",
+    "weak negatives": "weak_negatives",
+    "focal": "focal",
+    "asymmetric": "asymmetric",
+    "Hill": "hill",
+    "SPLC": "splc",
+    "entropy maximization": "entropy_maximization",
+    "entropy maximization, pseudo-labels": {"name": "pseudo_labels", "warm_up": 1},
+    "ROLE": "role",
+    "nnPU": {"name": "nnpu", "prior": 0.03},
+    "softmax": "softmax",
+    "Karu and Alumae": "recording_kl",
+}
+PUBLISHED = {"alignment": 0.0, "lambda_": 1.0}
+
+
+def losses(kept: float) -> list[Run]:
+    """Runs of every loss, with alignment and without."""
+    runs = [Run(name, kept, task={"loss": loss}) for name, loss in LOSSES.items()]
+    runs.append(Run("wBCE, Sinkhorn", kept, task={"assignment": "sinkhorn"}))
+    alone = [
+        Run(f"{name}, no alignment", kept, task=PUBLISHED | {"loss": loss})
+        for name, loss in LOSSES.items()
+    ]
+    return runs + alone
+
+
+TABLES = {
+    "losses-100": [UNTRAINED, *losses(1.0)],
+    "losses-75": [UNTRAINED, *losses(0.75)],
+    "losses-50": [UNTRAINED, *losses(0.5)],
+    "losses-25": [UNTRAINED, *losses(0.25)],
+    "confidence": [
+        Run("C of X with itself"),
+        Run("mean of a second head", model={"confidence": "mean_head"}),
+        Run("second head weighted by X", model={"confidence": "weighted_head"}),
+        Run("C of X, no alignment", task=PUBLISHED),
+        Run("mean, no alignment", task=PUBLISHED, model={"confidence": "mean_head"}),
+        Run("weighted, no alignment", task=PUBLISHED, model={"confidence": "weighted_head"}),
+    ],
+    "price": [
+        Run(f"lambda {price}, {kept:.0%} of likes", kept, task={"lambda_": price})
+        for kept in (1.0, 0.5, 0.25)
+        for price in (0.0, 0.1, 1.0, "auto")
+    ],
+    "wrong": [
+        Run(f"{wrong:.0%} wrong, {what}", wrong=wrong, task={"wrong_likes": option})
+        for wrong in (0.0, 0.05, 0.1, 0.2)
+        for what, option in (("believed", 0.0), ("robust", wrong))
+        if wrong or not option
+    ],
+    "supervision": [
+        UNTRAINED,
+        Run("likes"),
+        Run("half of the likes", 0.5),
+        Run("half of the likes, not completed", 0.5, task={"complete": False}),
+        Run("half of the likes, BCE", 0.5, task={"loss": "bce", "complete": False}),
+        Run("references", task={"supervision": "references"}),
+        Run("both", task={"supervision": "both"}),
+    ],
+    "curve": [UNTRAINED, *(Run(f"{n} files", files=n) for n in (50, 100, 200, 400, 800, 1600))],
+}
