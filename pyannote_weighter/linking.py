@@ -44,6 +44,7 @@ def link_slots(
         Bounds on the number of groups; they go before the threshold.
     evidence : Evidence, optional
         What the segmentation says of pairs of slots; that of a group is the sum over its slots.
+        Without it all slots are judged as those of different windows are.
     likeness : Likeness, optional
         Similarity is then the probability that two groups are one person. By default it is the
         cosine of their centroids, as in centroid linkage, and evidence is not looked at.
@@ -60,6 +61,7 @@ def link_slots(
         return np.empty(0, dtype=int)
     seconds = np.maximum(seconds, 1e-3)
     sums = _unit(embeddings) * seconds[:, None]
+    heard = evidence is not None
     if evidence is None:
         evidence = Evidence(*np.zeros((2, num_slots, num_slots)))
     same, different = evidence.same.copy(), evidence.different.copy()
@@ -73,7 +75,7 @@ def link_slots(
         cosine = _unit(sums[rows[:, 0]]) @ _unit(sums).T
         if likeness is not None:
             pairs = same[rows[:, 0]], different[rows[:, 0]]
-            together = windows[rows[:, 0]] @ windows.T > 0
+            together = (windows[rows[:, 0]] @ windows.T > 0) & heard
             cosine = likeness(cosine, *pairs, seconds[rows], seconds, together)
         return np.where(alive & (rows != np.arange(num_slots)), cosine, -np.inf)
 

@@ -159,6 +159,15 @@ def test_the_segmentation_tells_apart_what_sounds_alike():
     assert found.tolist() == [0, 0, 1, 1]
 
 
+def test_without_evidence_slots_are_judged_as_those_of_different_windows():
+    """What was fitted to slots with evidence asks for more, the longer they are."""
+    embeddings, seconds = np.array([[1.0, 0.0], [0.75, np.sqrt(1 - 0.75**2)]]), np.full(2, 40.0)
+    options = {"threshold": 0.3, "likeness": Likeness()}
+    assert link_slots(embeddings, seconds, **options).tolist() == [0, 0]
+    nothing = Evidence(*np.zeros((2, 2, 2)))
+    assert link_slots(embeddings, seconds, evidence=nothing, **options).tolist() == [0, 1]
+
+
 def test_a_voice_that_returns_in_every_window_is_one_person():
     """Eight people in ten windows of ten minutes: windows know of no other window's speakers."""
     rng = np.random.default_rng(0)

@@ -18,6 +18,7 @@ from pyannote_weighter.impostors import cosine_offset
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.training import Checkpoints, read_config, train
+from pyannote_weighter.tuning import tune
 from tests.models.test_weighter import BACKBONE, ENCODERS
 from tests.tasks.conftest import conversation, liked, reference
 
@@ -246,11 +247,17 @@ def test_from_likes_to_a_pipeline(corpus, tmp_path, monkeypatch):
         train(config, into, resume=True)
     assert not into.exists()
 
-    def add(model, samples):  # all of these files share likes: nobody can be compared
-        assert samples and cosine_offset(model, samples) == 0.0
+    def add(model, samples):  # too few to tell
+        assert cosine_offset(model, samples) == 0.0
         return 0.05
 
+    def search(model, task, files, **options):
+        searched.append(options)
+        return tune(model, task, files, **options)
+
+    searched = []
     monkeypatch.setattr("pyannote_weighter.training.cosine_offset", add)
+    monkeypatch.setattr("pyannote_weighter.training.tune", search)
     folder = train(config, into)
     assert folder == into / "pipeline"
     assert (corpus / "frames").is_dir() and not (into / "frames").exists()
@@ -263,7 +270,7 @@ def test_from_likes_to_a_pipeline(corpus, tmp_path, monkeypatch):
     trained = Model.from_pretrained(folder / "weighter").state_dict()
     assert all(torch.equal(value, first[name]) for name, value in trained.items())
     stored = yaml.safe_load((folder / "config.yaml").read_text())["pipeline"]["params"]
-    assert stored["cosine_offset"] == 0.05
+    assert stored["cosine_offset"] == 0.05 and searched == [{"cosine_offset": 0.05}]
     assert pipeline.likeness.offset == pipeline.presence.offset == 0.05
     output = pipeline(str(corpus / "corpus" / "dev.wav"))
     extent = output.speaker_diarization.get_timeline().extent()

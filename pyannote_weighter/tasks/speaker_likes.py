@@ -260,11 +260,12 @@ class SpeakerLikes(Validation, Task):
         self.missing = {e["uri"]: e["missing"] for e in entries if e["missing"]}
         return prototypes
 
-    def training_samples(self, most: int) -> list[dict]:
+    def training_samples(self, most: int) -> Iterator[dict]:
         """First ten minutes of training files, of so many that lie evenly in their list."""
         entries = self.prepared_data["train"]
         some = np.linspace(0, len(entries) - 1, min(len(entries), most)).round().astype(int)
-        return [self._load(entries[index], 0, self._num_frames(600.0)) for index in some]
+        for index in some:
+            yield self._load(entries[index], 0, self._num_frames(600.0))
 
     def _num_frames(self, seconds: float) -> int:
         return max(1, round(seconds / self.model.frames.step))

@@ -1,4 +1,7 @@
-"""Development files: samples, metrics, and who is active, as the pipeline would say by default."""
+"""Development files: samples, metrics, and who is active, much as the pipeline would say.
+
+Slots are linked by their embeddings alone, once, and with the cosines of the default Weighter.
+"""
 
 from __future__ import annotations
 
