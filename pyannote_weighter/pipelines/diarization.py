@@ -77,7 +77,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         are one person, and of `pyannote_weighter.presence.Presence`, whether they are one at all.
     cosine_offset : float, optional
         How much higher cosines of this Weighter are than those that the coefficients were fitted
-        to, see `pyannote_weighter.impostors.cosine_offset`. Training writes it.
+        to, see `pyannote_weighter.impostors.cosine_offset`. Training writes it; coefficients that
+        were fitted to this very Weighter go with 0, the default.
     der_variant : dict, optional
         Options of the metric that is optimized. Defaults to no collar, overlap scored.
     token, cache_dir : optional

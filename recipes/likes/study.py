@@ -66,6 +66,7 @@ class Study:
     def folder(self, run: Run, seed: int) -> Path:
         """Folder of a run: other options, other folder."""
         options = [asdict(run), self.num_files, self.num_steps, self.batch_size]
+        options += [USUAL] if run.epochs == 0 else []  # all that there is to it
         digest = zlib.crc32(json.dumps(options, sort_keys=True).encode())
         return self.into / f"{run.name.replace(' ', '-')}-{digest:08x}-seed{seed}"
 
@@ -170,7 +171,7 @@ class Study:
         pipeline.instantiate(pipeline.default_parameters())
         precision = LikesMeanAveragePrecision()
         scores, calibration = [], []
-        for file, (count, frames, local) in self.features(pipeline, self.files):
+        for file, (count, frames, local) in self.features(pipeline):
             output = pipeline.assign(frames, count, local, uri=file["uri"])
             annotated = file.get("annotated")
             scores.append(score(file["annotation"], output.speaker_diarization, annotated))
@@ -188,11 +189,11 @@ class Study:
             "precision": float(precision.compute()),
         }
 
-    def features(self, pipeline: WeighterDiarization, files: list) -> Iterator[tuple]:
+    def features(self, pipeline: WeighterDiarization) -> Iterator[tuple]:
         """Files with what does not depend on the Weighter, which is computed once and kept."""
         kept = self.into / "features"
         kept.mkdir(exist_ok=True)
-        for file in track(files, "slots", console=CONSOLE, transient=True):
+        for file in track(self.files, "slots", console=CONSOLE, transient=True):
             path = kept / f"{file['uri']}.pt"
             if not path.exists():
                 audio = {k: v for k, v in in_memory(file).items() if k != "annotation"}

@@ -64,7 +64,13 @@ class Result:
 
     def __truediv__(self, other: "Result") -> "Result":
         with np.errstate(invalid="ignore", divide="ignore"):
-            return Result(np.divide(self.sigma, other.sigma), self.draws / other.draws)
+            sigma, draws = np.divide(self.sigma, other.sigma), self.draws / other.draws
+        # of what is beyond the noise that was tried no share is known
+        sigma, draws = (
+            np.where(np.isinf(rest), np.nan, part)
+            for part, rest in ((sigma, other.sigma), (draws, other.draws))
+        )
+        return Result(float(sigma), draws)
 
     def __str__(self) -> str:
         if not np.isfinite(self.sigma):
