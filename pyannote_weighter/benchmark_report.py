@@ -1,5 +1,6 @@
 """Tables of a benchmark, made from what `benchmark.json` holds and nothing else."""
 
+from collections.abc import Callable
 from statistics import mean, stdev
 
 from pyannote_weighter.scoring import Score, bootstrap, pool
@@ -164,26 +165,30 @@ def errors_table(systems: dict) -> list[str]:
 
 def _counts(systems: dict) -> list[str]:
     """Right counts for files of few and of many speakers."""
-    return [
-        f"- {name}, right count by number of speakers: "
-        + ", ".join(
-            f"{label}: {100 * count['right']:.0f} % of {count['files']}"
-            for label, count in system["right_counts"].items()
-        )
-        for name, system in systems.items()
-    ]
+    return _bullets(
+        systems,
+        "right_counts",
+        "right count by number of speakers",
+        lambda label, count: f"{label}: {100 * count['right']:.0f} % of {count['files']}",
+    )
 
 
 def _paired(systems: dict) -> list[str]:
     """Confusion of each pipeline less that of every other system."""
+    return _bullets(
+        systems,
+        "against",
+        "confusion less that of others",
+        lambda other, d: f"{other} {_percent(d['value'], d['interval'], sign=True)}",
+    )
+
+
+def _bullets(systems: dict, key: str, title: str, show: Callable[[str, dict], str]) -> list[str]:
+    """One line for each system that has something under a key."""
     return [
-        f"- {name}, confusion less that of others: "
-        + ", ".join(
-            f"{other} {_percent(d['value'], d['interval'], sign=True)}"
-            for other, d in system["against"].items()
-        )
+        f"- {name}, {title}: " + ", ".join(show(*item) for item in system[key].items())
         for name, system in systems.items()
-        if system.get("against")  # results of earlier versions have none
+        if system[key]
     ]
 
 
