@@ -66,7 +66,7 @@ class Validation:
     def default_metric(self) -> dict[str, Metric]:
         """Mean average precision of likes and, where references exist, frame-level DER.
 
-        For the latter, slots are linked into speakers as the pipeline does by default.
+        For the latter, slots are linked into speakers by their embeddings, see `active_speakers`.
         """
         entries = self.prepared_data["development"]
         metrics: dict[str, Metric] = {}

@@ -9,6 +9,7 @@ from lightning import Trainer
 from pyannote.core import Annotation, Segment
 from pyannote.database.protocol import SpeakerDiarizationProtocol
 
+from pyannote_weighter.tasks import SpeakerLikes
 from tests.models.test_weighter import small_weighter
 
 SAMPLE_RATE = 16000
@@ -95,3 +96,14 @@ def fit() -> Callable[..., Trainer]:
         return trainer
 
     return run
+
+
+@pytest.fixture
+def task(tones, tmp_path):
+    """Make a task over protocols in memory; without segmentation unless it is asked for."""
+
+    def make(train=tones, development=None, **options) -> SpeakerLikes:
+        options = {"segmentation": None, "batch_size": 2} | options
+        return SpeakerLikes(InMemory(train, development), tmp_path / "frames", **options)
+
+    return make

@@ -8,7 +8,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from pyannote.audio import Model
-from pyannote.core import Annotation
 
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import save_checkpoint
@@ -17,18 +16,7 @@ from pyannote_weighter.tasks import speaker_likes as module
 from pyannote_weighter.tasks.prototypes import shared_prototypes
 from pyannote_weighter.tasks.speaker_likes import splice
 from tests.models.test_weighter import small_weighter
-from tests.tasks.conftest import InMemory, conversation, liked, reference
-
-
-@pytest.fixture
-def task(tones, tmp_path):
-    """Make a task over protocols in memory; without segmentation unless it is asked for."""
-
-    def make(train=tones, development=None, **options) -> SpeakerLikes:
-        options = {"segmentation": None, "batch_size": 2} | options
-        return SpeakerLikes(InMemory(train, development), tmp_path / "frames", **options)
-
-    return make
+from tests.tasks.conftest import conversation, liked, reference
 
 
 class Recorder(Callback):
@@ -396,6 +384,21 @@ def test_long_files_are_cropped(tones, task, fit):
     assert set(lengths) == {round(0.5 / trained.model.frames.step)}
 
 
+@pytest.mark.parametrize("most, expected", [(1, [0]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])])
+def test_samples_lie_evenly_in_the_list(task, fit, monkeypatch, most, expected):
+    trained, seconds = task(), []
+    fit(trained, max_epochs=1)
+    count = trained._num_frames
+    monkeypatch.setattr(trained, "_num_frames", lambda s: seconds.append(s) or count(s) // 1000)
+    samples = list(trained.training_samples(most))
+    assert [len(sample["frames"]) for sample in samples] == [count(600.0) // 1000] * len(expected)
+    assert seconds == [600.0] * len(expected)
+    every = trained.prepared_data["train"]
+    for sample, index in zip(samples, expected, strict=True):
+        frames = trained.frame_cache.get(every[index]["frames"])[0]
+        assert torch.equal(sample["frames"], torch.from_numpy(frames[: len(sample["frames"])]))
+
+
 def test_splice_joins_files_and_their_likes():
     first = {"frames": torch.ones(3, 2), "count": None, "likes": torch.tensor([2, 0])}
     second = {
@@ -465,40 +468,3 @@ def test_a_folder_of_frames_for_two_corpora_with_the_same_uris(tones, task, fit)
     again = task()
     fit(again, max_epochs=1)
     assert again.num_frames == [again.model.num_frames(f["waveform"].shape[1]) for f in tones]
-
-
-# -- validation -----------------------------------------------------------------------------------
-
-
-def test_metrics_need_references(tones, task, fit):
-    trained = task(development=[tones[0], tones[1], conversation("unknown", "ann")])
-    trainer = fit(trained, max_epochs=1)
-    assert 0 <= trainer.callback_metrics["LikesMeanAveragePrecision"] <= 1
-    assert "DiarizationErrorRate" not in trainer.callback_metrics
-    assert trained.val_monitor == ("LikesMeanAveragePrecision", "max")
-    assert {"loss/likes", "loss/train"} <= set(trainer.callback_metrics)
-
-
-def test_metrics_with_references(tones, task, fit):
-    referenced = conversation("dev", "ann bob", seconds=3.0)
-    referenced["annotation"] = reference(referenced, "ann bob")
-    silent = conversation("silent", "ann") | {"annotation": Annotation(uri="silent")}
-    development = [tones[0], tones[1], referenced, silent]
-    trained = task(development=development)
-    trainer = fit(trained, max_epochs=1)
-    assert trainer.callback_metrics["DiarizationErrorRate"] > 0
-    assert "LikesMeanAveragePrecision" in trainer.callback_metrics
-    assert trained.val_monitor == ("DiarizationErrorRate", "min")
-
-    sample = trained.val__getitem__(2)
-    assert sample["names"] is None and len(sample["frames"]) == len(sample["reference"])
-    assert sample["reference"].sum(dim=1).float().mean() == pytest.approx(1.0, abs=0.05)
-    assert sample["reference"].float().mean(dim=0).tolist() == pytest.approx([0.5] * 2, abs=0.05)
-    assert trained.val__getitem__(3)["reference"].shape[1] == 0
-
-
-def test_without_development_files(task, fit):
-    trained = task()
-    assert not trained.has_validation
-    trainer = fit(trained, max_epochs=1)
-    assert "LikesMeanAveragePrecision" not in trainer.callback_metrics
