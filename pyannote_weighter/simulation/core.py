@@ -8,10 +8,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pyannote_weighter.models.encoders.markov import MarkovRefiner
+from pyannote_weighter.models.encoders.message import MessageRefiner
 from pyannote_weighter.output import atomic
 from pyannote_weighter.simulation.plain import PlainEncoder
 
-KINDS: dict[str, type[nn.Module]] = {"markov": MarkovRefiner, "plain": PlainEncoder}
+KINDS: dict[str, type[nn.Module]] = {
+    "message": MessageRefiner,  # before "markov", whose subclass it is
+    "markov": MarkovRefiner,
+    "plain": PlainEncoder,
+}
 
 
 def save_core(

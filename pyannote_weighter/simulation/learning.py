@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyannote_weighter.losses import SetCriterion
 from pyannote_weighter.matching import assign
-from pyannote_weighter.models.encoders.markov import MarkovRefiner, Refined, standardize
+from pyannote_weighter.models.encoders.markov import MarkovRefiner, Refined
 from pyannote_weighter.simulation.vectors import RandomWalkVectors, Sequences
 from pyannote_weighter.weighting import confidence
 
@@ -188,7 +188,7 @@ def align(
         Negative log-evidence a frame, less that of the best slot of each frame. Its gradient
         reaches how speakers take turns, nothing else.
     """
-    z, center, sigma = standardize(frames)
+    z, center, sigma = model.standardize(frames)
     scores = refined.scores.detach().clone()  # (B, T, N)
     for file, (slots, speakers) in enumerate(assignment):
         prototypes = (vectors[speakers] - center[file]) / sigma[file]  # (like, D)

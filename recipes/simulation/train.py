@@ -12,6 +12,7 @@ import torch
 from rich.progress import track
 
 from pyannote_weighter.models.encoders.markov import MarkovRefiner
+from pyannote_weighter.models.encoders.message import MessageRefiner
 from pyannote_weighter.simulation.core import save_core
 from pyannote_weighter.simulation.learning import Conditions, LikesLoss, frame_loss, train
 from pyannote_weighter.simulation.plain import PlainEncoder
@@ -22,6 +23,7 @@ LOSSES = {
     "likes-half": LikesLoss(missing=0.5),
     "likes-published": LikesLoss(alignment=0.0),
 }
+CORES = {"message": MessageRefiner, "markov": MarkovRefiner}
 # one dimension and one number of speakers, from easy to the noise that k-means just withstands
 PLAIN = Conditions(
     dimensions=(64,),
@@ -37,6 +39,7 @@ def main() -> None:
     """Read the command line, train, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("supervision", choices=["none", *LOSSES, "plain"])
+    parser.add_argument("--core", choices=CORES, default="message", help="how rounds are made")
     parser.add_argument("--into", type=Path, required=True, help="a .safetensors file")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -46,7 +49,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     plain = arguments.supervision == "plain"
     options = {"dimension": 64, "num_slots": 2} if plain else {}
-    model = PlainEncoder(**options) if plain else MarkovRefiner(**options)
+    model = PlainEncoder(**options) if plain else CORES[arguments.core]()
     began, losses = time.process_time(), []
     if arguments.supervision != "none":
         steps = train(

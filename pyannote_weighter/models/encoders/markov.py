@@ -172,20 +172,41 @@ class MarkovRefiner(nn.Module):
             raise ValueError(f"frames are {tuple(frames.shape)}, not (batch, time, dimension)")
         if not frames.isfinite().all():
             raise ValueError("frames are NaN or infinite: look for what made them, or drop them")
-        z, _, sigma = standardize(frames)
-        posterior = start_weightings(z, num_slots) if start is None else start
+        z, _, sigma = self.standardize(frames)
+        posterior = start
+        if start is None:
+            posterior = start_weightings(z - z.mean(1, keepdim=True), num_slots)
         energy = z.square().sum(-1, keepdim=True)  # (B, T, 1)
-        weightings, means = [], []
+        weightings, means, memory = [], [], None
         rounds = range(self.num_rounds if num_rounds is None else num_rounds)
         for number in rounds:
             r = min(number, self.num_rounds - 1)
-            scores = self.score(z, energy, posterior, sigma, r)
+            scores, memory = self.step(z, energy, posterior, sigma, r, memory)
             posterior, log_evidence = self.assign(scores)
             sharpness = self.log_sharpness[r].exp()
             weightings.append((sharpness * (posterior + EPS).log()).softmax(-1))
             if self.training or number == rounds[-1]:
                 means.append(pool_mean(frames, weightings[-1]))
         return Refined(weightings, means, scores, log_evidence)
+
+    def standardize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames as the rounds see them, what was taken from them, and the noise.
+
+        See the function of this name.
+        """
+        return standardize(frames)
+
+    def step(
+        self,
+        z: Tensor,
+        energy: Tensor,
+        posterior: Tensor,
+        sigma: Tensor,
+        r: int,
+        memory: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Scores of a round, and what the next round is to know of it; see `score`."""
+        return self.score(z, energy, posterior, sigma, r), None
 
     def assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior of slots given the scores of frames, over time and over chains.
