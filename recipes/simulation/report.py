@@ -17,7 +17,7 @@ from pyannote_weighter.simulation.scoring import bootstrap, interval, sigma_at
 
 LEVEL, GAIN, EFFICIENCY = 0.9, 4.0, 0.9
 CLUSTERING, CEILING, UNKNOWN = "k-means", "known means, walk", "unknown means, walk"
-RIVALS = ("smoothed k-means", "sticky HMM")  # that a Weighter has to beat
+RIVALS = ("smoothed k-means", "sticky HMM", "VBx, loop")  # that a Weighter has to beat
 LIKES = {"likes": 0.95, "likes-half": 0.85}  # share of the sigma90 of frame labels to reach
 SETS = {"balanced": "nobody speaks more than 80 %", "all": "no selection"}
 REFERENCES = ("K2-d64-scale30-T1000", "K2-d64-scale30-T300")  # of the figure: the first there is
@@ -330,6 +330,9 @@ def markdown(files: list[dict]) -> str:
             for symbol, limit in (("eta", CEILING), ("eta'", UNKNOWN)):
                 title = f"Efficiency {symbol} = sigma90 / sigma90 of the limit ({limit})"
                 lines += table(title, divide(here, limit), others)
+            for rival in RIVALS:
+                title = f"sigma90 / sigma90 of {rival}"
+                lines += table(title, divide(here, rival), weighters)
             lines += failures(here, weighters)
             lines += supervision(here, seeds(weighters))
     lines += ["", "## Time", *speed(files, names), ""]

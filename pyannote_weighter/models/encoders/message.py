@@ -7,6 +7,8 @@ compared with, and the noise of a mean is in the posteriors that the next mean i
 Message passing takes both echoes away, each to first order (Onsager's correction).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -44,10 +46,15 @@ class MessageRefiner(MarkovRefiner):
         window: int = 2000,
     ):
         super().__init__(num_rounds, dwell, num_phases, window)
-        # 1 is the theory's; less damps the rounds, which oscillate in short files
-        self.echo = nn.Parameter(torch.full((num_rounds,), 0.7))
+        # 1 is the theory's, which has no uncertainty either: it is in the precisions
+        self.echo = nn.Parameter(torch.ones(num_rounds))
+        nn.init.zeros_(self.uncertainty)
         # logit of how far precisions are those of overlaps, not of sums
         self.overlap = nn.Parameter(torch.zeros(num_rounds))
+        # of these coefficients, a logarithm of the number of slots: where many share few frames,
+        # rounds need damping
+        slopes = torch.tensor([0.0, -0.4, 0.0, 0.5, -0.3, 0.0])
+        self.slopes = nn.Parameter(slopes[:, None].repeat(1, num_rounds))
 
     def standardize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Divide frames by the noise; their centre is zero."""
@@ -85,19 +92,32 @@ class MessageRefiner(MarkovRefiner):
         scores : (B, T, N) tensor
         means : (B, N, D) tensor
         """
+        coefficients = torch.stack(
+            [
+                self.log_temperature,
+                self.log_spread,
+                self.own_share,
+                self.uncertainty,
+                self.echo,
+                self.overlap,
+            ]
+        )[:, r]
+        coefficients = coefficients + self.slopes[:, r] * math.log(posterior.shape[-1] / 2)
+        log_temperature, log_spread, own_share, uncertainty, echo, overlap = coefficients
+
         count = torch.diag_embed(posterior.sum(1))  # (B, N, N)
         # how much posteriors move with their scores, in all: count less their overlaps
         moving = count - posterior.mT @ posterior
         sums = posterior.mT @ z  # (B, N, D)
         if memory is not None:
-            sums = sums - self.echo[r] * (moving @ memory)
+            sums = sums - echo * (moving @ memory)
         identity = torch.eye(count.shape[-1], device=z.device, dtype=z.dtype)
-        prior = (sigma.square() / self.log_spread[r].exp())[:, None, None]
-        precision = count - self.overlap[r].sigmoid() * moving + prior * identity
+        prior = (sigma.square() / log_spread.exp())[:, None, None]
+        precision = count - overlap.sigmoid() * moving + prior * identity
         covariance = torch.linalg.inv(precision)  # (B, N, N), of the means in each dimension
         means = covariance @ sums
-        own = self.own_share[r] * energy * (posterior @ covariance)  # (B, T, N)
+        own = own_share * energy * (posterior @ covariance)  # (B, T, N)
         variance = z.shape[-1] * covariance.diagonal(dim1=1, dim2=2)  # (B, N)
-        squared = means.square().sum(-1) + self.uncertainty[r] * variance
+        squared = means.square().sum(-1) + uncertainty * variance
         scores = z @ means.mT - own - squared.unsqueeze(1) / 2
-        return self.log_temperature[r].exp() * scores, means
+        return log_temperature.exp() * scores, means

@@ -24,7 +24,8 @@ def test_a_round_is_the_plain_formula_of_a_loop():
     model = MessageRefiner().double()
     with torch.no_grad():
         model.overlap.fill_(30.0)  # precisions are those of overlaps
-        model.echo.fill_(1.0)
+        model.uncertainty.fill_(0.5)
+        model.slopes.zero_()
     found, means = model.step(z, z.square().sum(-1, keepdim=True), posterior, sigma, 0, memory)
     x, q, v = z[0], posterior[0], memory[0]
 
@@ -42,7 +43,7 @@ def test_a_round_is_the_plain_formula_of_a_loop():
     for t in range(T):
         for n in range(N):
             own = x[t].square().sum() * (covariance[n] @ q[t])
-            certain = expected_means[n].square().sum() + D * covariance[n, n]
+            certain = expected_means[n].square().sum() + 0.5 * D * covariance[n, n]
             expected = x[t] @ expected_means[n] - own - certain / 2
             torch.testing.assert_close(found[0, t, n], expected)
 
