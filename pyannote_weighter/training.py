@@ -23,6 +23,7 @@ from pyannote_weighter.impostors import MOST_FILES, cosine_offset
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.output import atomic
 from pyannote_weighter.pipelines.export import export_pipeline
+from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.tasks.metrics import choose_metric
 from pyannote_weighter.tasks.samples import reference_entry
@@ -30,7 +31,7 @@ from pyannote_weighter.tuning import tune
 
 SECTIONS = {
     "protocol", "registry", "frames", "seed", "threads", "export", "early_stopping", "logger",
-    "pictures", "model", "task", "trainer",
+    "pictures", "init", "model", "task", "trainer",
 }  # fmt: skip
 REQUIRED = {"protocol", "registry"}
 MAY_CHANGE = (  # between a run and its resumption
@@ -52,9 +53,10 @@ def read_config(path: str | Path) -> dict:
         optionally `frames` (folder of cached frames), `seed`, `threads`, `export` (epoch that
         becomes the pipeline: best or last), `early_stopping` (options of Lightning's
         `EarlyStopping`, such as patience), `logger` (csv, or tensorboard beside it), `pictures`
-        (epochs between pictures of development files), `model` (options of `Weighter`), `task`
-        (options of `SpeakerLikes`) and `trainer` (options of Lightning's `Trainer`). Paths are
-        relative to the YAML file.
+        (epochs between pictures of development files), `init` (Weighter that training starts
+        from: default, a pipeline folder or a checkpoint) or `model` (options of a new
+        `Weighter`), `task` (options of `SpeakerLikes`) and `trainer` (options of Lightning's
+        `Trainer`). Paths are relative to the YAML file.
 
     Returns
     -------
@@ -98,7 +100,27 @@ def read_config(path: str | Path) -> dict:
         )
     if "frames" in config:
         config["frames"] = path.parent / config["frames"]
+    if "init" in config:
+        if "model" in config:
+            raise ValueError(
+                f"{path}: init and model: a Weighter that exists has its options already; "
+                "give one of them"
+            )
+        config["init"] = _weighter_file(path, config["init"])
     return config
+
+
+def _weighter_file(path: Path, init: str) -> Path:
+    """File of the Weighter that a configuration starts from."""
+    start = DEFAULT_PIPELINE if init == "default" else path.parent / init
+    within = start / "weighter" / "pytorch_model.bin"
+    start = within if within.is_file() else start
+    if not start.is_file():
+        raise FileNotFoundError(
+            f"{path}: init {init} is no pipeline folder with a Weighter, and no checkpoint: give "
+            "one, relative to the configuration, or `default`"
+        )
+    return start
 
 
 def _flatten(config: dict, prefix: str = "") -> dict:
@@ -196,7 +218,7 @@ def train(
         ) from error
     frames = options.get("frames", into / "frames")
     try:
-        model = Weighter(**options.get("model", {}))
+        model = _start(options)
         model.task = SpeakerLikes(protocol, frames=frames, **options.get("task", {}))
     except TypeError as error:  # unknown options
         raise ValueError(f"{config}: {error}") from error
@@ -258,6 +280,16 @@ def train(
         _suggest(model.task.missing, into / "missing.likes")
         _export(checkpoints, options.get("export", "best"), model.task, folder)
     return folder
+
+
+def _start(options: dict) -> Weighter:
+    """Weighter to train: a new one, or one that was trained before."""
+    if "init" not in options:
+        return Weighter(**options.get("model", {}))
+    model = Model.from_pretrained(options["init"])
+    if not isinstance(model, Weighter):
+        raise ValueError(f"init: {options['init']} is a {type(model).__name__}, not a Weighter")
+    return model.train()
 
 
 def _suggest(missing: dict[str, list[str]], path: Path) -> None:

@@ -202,6 +202,17 @@ def test_recipes_have_valid_configurations(tmp_path):
         read_config(tmp_path / path.name)
 
 
+def test_init_is_a_weighter_that_exists(corpus, tmp_path):
+    path = write_config(corpus, "init.yaml", init="default")
+    with pytest.raises(ValueError, match="init.yaml: init and model: .*give one of them"):
+        read_config(path)
+    path = write_config(corpus, "init.yaml", init="nowhere", model=None)
+    with pytest.raises(FileNotFoundError, match="init.yaml: init nowhere is no pipeline folder"):
+        read_config(path)
+    path = write_config(corpus, "init.yaml", init="default", model=None)
+    assert read_config(path)["init"].is_file()
+
+
 def test_protocol_that_is_not_in_the_registry(corpus, tmp_path):
     path = write_config(corpus, "other.yaml", protocol="TrainedTones.SpeakerDiarization.Other")
     with pytest.raises(ValueError, match="other.yaml: .*database.yml defines no protocol .*Other"):
@@ -298,6 +309,21 @@ def test_from_likes_to_a_pipeline(corpus, tmp_path, monkeypatch):
 
 
 @needs_segmentation
+def test_training_starts_from_a_weighter_that_exists(corpus, tmp_path, untuned):
+    folder = train(write_config(corpus, "first.yaml"), tmp_path / "first")
+    first = Model.from_pretrained(folder / "weighter" / "pytorch_model.bin").state_dict()
+    for init in (folder, tmp_path / "first" / "checkpoints" / "last.ckpt"):
+        path = write_config(corpus, "then.yaml", init=str(init), model=None)
+        model = training._start(read_config(path))
+        assert model.encoder.training and model.encoder.refiner.training
+        torch.testing.assert_close(model.state_dict(), first)
+    path = write_config(corpus, "then.yaml", init=str(folder), model=None)
+    again = train(path, tmp_path / "again") / "weighter" / "pytorch_model.bin"
+    trained = Model.from_pretrained(again)
+    assert trained.hparams.dimension == 32
+    assert any((trained.state_dict()[name] != first[name]).any() for name in first)
+
+
 def test_likes_that_are_missing_are_written(tmp_path, capsys):
     path = tmp_path / "missing.likes"
     training._suggest({"a b": ["Ann Lee", "bob"], "c": ["cy"]}, path)
