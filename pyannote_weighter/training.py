@@ -106,21 +106,12 @@ def read_config(path: str | Path) -> dict:
                 f"{path}: init and model: a Weighter that exists has its options already; "
                 "give one of them"
             )
-        config["init"] = _weighter_file(path, config["init"])
+        if not isinstance(config["init"], str):
+            raise ValueError(
+                f"{path}: init is {config['init']!r}; it is `default`, a pipeline folder or a "
+                "checkpoint, relative to the configuration"
+            )
     return config
-
-
-def _weighter_file(path: Path, init: str) -> Path:
-    """File of the Weighter that a configuration starts from."""
-    start = DEFAULT_PIPELINE if init == "default" else path.parent / init
-    within = start / "weighter" / "pytorch_model.bin"
-    start = within if within.is_file() else start
-    if not start.is_file():
-        raise FileNotFoundError(
-            f"{path}: init {init} is no pipeline folder with a Weighter, and no checkpoint: give "
-            "one, relative to the configuration, or `default`"
-        )
-    return start
 
 
 def _flatten(config: dict, prefix: str = "") -> dict:
@@ -218,7 +209,7 @@ def train(
         ) from error
     frames = options.get("frames", into / "frames")
     try:
-        model = _start(options)
+        model = _start(Path(config), options, last if resume else None)
         model.task = SpeakerLikes(protocol, frames=frames, **options.get("task", {}))
     except TypeError as error:  # unknown options
         raise ValueError(f"{config}: {error}") from error
@@ -282,13 +273,37 @@ def train(
     return folder
 
 
-def _start(options: dict) -> Weighter:
-    """Weighter to train: a new one, or one that was trained before."""
-    if "init" not in options:
+def _start(config: Path, options: dict, last: Path | None) -> Weighter:
+    """Weighter to train: a new one, or one that was trained before.
+
+    Parameters
+    ----------
+    config : Path
+        Of the configuration.
+    options : dict
+        What it says.
+    last : Path or None
+        Checkpoint that a run goes on from: what the run began with may be gone.
+    """
+    init = options.get("init")
+    if init is None:
         return Weighter(**options.get("model", {}))
-    model = Model.from_pretrained(options["init"])
+    start = DEFAULT_PIPELINE if init == "default" else config.parent / init
+    if last is not None:
+        start = last
+    files = [start / "weighter" / "pytorch_model.bin", start / "pytorch_model.bin", start]
+    start = next((file for file in files if file.is_file()), None)
+    if start is None:
+        raise FileNotFoundError(
+            f"{config}: init {init} is no pipeline folder with a Weighter, and no checkpoint: "
+            "give one, relative to the configuration, or `default`"
+        )
+    try:
+        model = Model.from_pretrained(start)
+    except Exception as error:  # whatever is in the file, reading it may raise anything
+        raise ValueError(f"{config}: init {init}: {start} is no checkpoint: {error!r}") from error
     if not isinstance(model, Weighter):
-        raise ValueError(f"init: {options['init']} is a {type(model).__name__}, not a Weighter")
+        raise ValueError(f"{config}: init {init} is a {type(model).__name__}, not a Weighter")
     return model.train()
 
 

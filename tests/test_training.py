@@ -1,5 +1,6 @@
 """From a YAML file to a pipeline folder, on tones with likes."""
 
+import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -202,15 +203,30 @@ def test_recipes_have_valid_configurations(tmp_path):
         read_config(tmp_path / path.name)
 
 
-def test_init_is_a_weighter_that_exists(corpus, tmp_path):
+def test_init_goes_without_model(corpus):
     path = write_config(corpus, "init.yaml", init="default")
     with pytest.raises(ValueError, match="init.yaml: init and model: .*give one of them"):
         read_config(path)
-    path = write_config(corpus, "init.yaml", init="nowhere", model=None)
-    with pytest.raises(FileNotFoundError, match="init.yaml: init nowhere is no pipeline folder"):
-        read_config(path)
-    path = write_config(corpus, "init.yaml", init="default", model=None)
-    assert read_config(path)["init"].is_file()
+
+
+@pytest.mark.parametrize(
+    "init, error, message",
+    [
+        (5, ValueError, "init is 5; it is `default`, a pipeline folder"),
+        ("nowhere", FileNotFoundError, "init nowhere is no pipeline folder"),
+        ("corpus", FileNotFoundError, "init corpus is no pipeline folder"),
+        ("corpus/train.likes", ValueError, "train.likes is no checkpoint"),
+        ("other.ckpt", ValueError, "init other.ckpt is a .*, not a Weighter"),
+    ],
+)
+def test_init_that_is_no_weighter(corpus, tmp_path, monkeypatch, init, error, message):
+    (corpus / "other.ckpt").touch()
+    if init == "other.ckpt":
+        monkeypatch.setattr(Model, "from_pretrained", lambda path: torch.nn.Identity())
+    path = write_config(corpus, "init.yaml", init=init, model=None)
+    with pytest.raises(error, match=f"init.yaml: .*{message}"):
+        train(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_protocol_that_is_not_in_the_registry(corpus, tmp_path):
@@ -308,14 +324,14 @@ def test_from_likes_to_a_pipeline(corpus, tmp_path, monkeypatch):
     assert all("loss/likes" in table.read_text() for table in tables)
 
 
-@needs_segmentation
 def test_training_starts_from_a_weighter_that_exists(corpus, tmp_path, untuned):
     folder = train(write_config(corpus, "first.yaml"), tmp_path / "first")
     first = Model.from_pretrained(folder / "weighter" / "pytorch_model.bin").state_dict()
-    for init in (folder, tmp_path / "first" / "checkpoints" / "last.ckpt"):
+    checkpoint = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    for init in (folder, folder / "weighter", checkpoint):
         path = write_config(corpus, "then.yaml", init=str(init), model=None)
-        model = training._start(read_config(path))
-        assert model.encoder.training and model.encoder.refiner.training
+        model = training._start(path, read_config(path), None)
+        assert model.encoder.training and not model.backbone.training
         torch.testing.assert_close(model.state_dict(), first)
     path = write_config(corpus, "then.yaml", init=str(folder), model=None)
     again = train(path, tmp_path / "again") / "weighter" / "pytorch_model.bin"
@@ -324,6 +340,19 @@ def test_training_starts_from_a_weighter_that_exists(corpus, tmp_path, untuned):
     assert any((trained.state_dict()[name] != first[name]).any() for name in first)
 
 
+def test_resumed_without_what_it_began_with(corpus, tmp_path, untuned, monkeypatch):
+    began = train(write_config(corpus, "first.yaml"), tmp_path / "first")
+    options = {"init": str(began), "model": None}
+    path = write_config(corpus, "then.yaml", trainer=trainer_options(1), **options)
+    train(path, tmp_path / "then")
+    shutil.rmtree(tmp_path / "first")
+    write_config(corpus, "then.yaml", trainer=trainer_options(2), **options)
+    monkeypatch.chdir(corpus)
+    train("then.yaml", tmp_path / "then", resume=True)
+    assert checkpoint(tmp_path / "then")["epoch"] == 1
+
+
+@needs_segmentation
 def test_likes_that_are_missing_are_written(tmp_path, capsys):
     path = tmp_path / "missing.likes"
     training._suggest({"a b": ["Ann Lee", "bob"], "c": ["cy"]}, path)
