@@ -13,7 +13,7 @@ from pyannote_weighter.output import atomic
 from pyannote_weighter.simulation.plain import PlainEncoder
 
 KINDS: dict[str, type[nn.Module]] = {
-    "message": MessageRefiner,  # before "markov", whose subclass it is
+    "message": MessageRefiner,
     "markov": MarkovRefiner,
     "plain": PlainEncoder,
 }
@@ -26,14 +26,14 @@ def save_core(
 
     Parameters
     ----------
-    model : MarkovRefiner or PlainEncoder
+    model : MessageRefiner, MarkovRefiner or PlainEncoder
     path : str or Path
     options : dict
         What the model was made with.
     about : dict, optional
         What else to keep with it, such as how it was trained.
     """
-    kind = next(name for name, known in KINDS.items() if isinstance(model, known))
+    kind = next(name for name, known in KINDS.items() if type(model) is known)
     core = json.dumps({"kind": kind, "options": options, "about": about or {}}, sort_keys=True)
     with atomic(Path(path)) as unfinished:
         save_file(

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from pyannote_weighter.models.encoders.markov import MarkovRefiner
+from pyannote_weighter.models.encoders.message import MessageRefiner
 from pyannote_weighter.simulation.core import load_core, save_core
 from pyannote_weighter.simulation.learning import Conditions, frame_loss, train
 from pyannote_weighter.simulation.plain import PlainEncoder
@@ -14,6 +15,7 @@ from pyannote_weighter.simulation.plain import PlainEncoder
     ("kind", "options"),
     [
         (MarkovRefiner, {"num_rounds": 2, "dwell": (5.0, 50.0), "num_phases": 3}),
+        (MessageRefiner, {"num_rounds": 2, "num_phases": 2}),
         (PlainEncoder, {"dimension": 8, "num_slots": 2, "width": 32, "num_layers": 1}),
     ],
 )

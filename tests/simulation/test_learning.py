@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyannote_weighter.models.encoders.markov import MarkovRefiner
+from pyannote_weighter.models.encoders.message import MessageRefiner
 from pyannote_weighter.simulation.learning import (
     Conditions,
     LikesLoss,
@@ -140,10 +141,11 @@ def test_likes_are_left_out_at_their_rate_and_none_at_all_is_no_error():
     assert loss.isfinite() and model.turns.leave.grad.isfinite().all()
 
 
-def test_alignment_places_a_liked_speaker_where_it_speaks():
+@pytest.mark.parametrize("core", [MarkovRefiner, MessageRefiner])
+def test_alignment_places_a_liked_speaker_where_it_speaks(core):
     recipe = RandomWalkVectors(2, scale=10.0, num_frames=200, dimension=16, sigma=3.0)
     sequences = recipe.draw(6, torch.Generator().manual_seed(0))
-    model = MarkovRefiner(num_rounds=2).eval()
+    model = core(num_rounds=2).eval()
     with torch.no_grad():
         refined = model(sequences.frames, 2)
         # the same likes for slots 0 and 1, whatever the model has put there

@@ -175,7 +175,7 @@ class MarkovRefiner(nn.Module):
         z, _, sigma = self.standardize(frames)
         posterior = start
         if start is None:
-            posterior = start_weightings(z - z.mean(1, keepdim=True), num_slots)
+            posterior = start_weightings(z, num_slots)
         energy = z.square().sum(-1, keepdim=True)  # (B, T, 1)
         weightings, means, memory = [], [], None
         rounds = range(self.num_rounds if num_rounds is None else num_rounds)
@@ -205,7 +205,7 @@ class MarkovRefiner(nn.Module):
         r: int,
         memory: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Scores of a round, and what the next round is to know of it; see `score`."""
+        """Scores (B, T, N) of a round, see `score`, and means (B, N, D) for the next one, or None."""
         return self.score(z, energy, posterior, sigma, r), None
 
     def assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -335,7 +335,7 @@ def start_weightings(z: Tensor, num_slots: int, num_passes: int = 5) -> Tensor:
     Parameters
     ----------
     z : (B, T, D) tensor
-        Centred frames in units of the noise.
+        Frames in units of the noise.
     num_slots : int
         N.
     num_passes : int, optional
@@ -348,6 +348,7 @@ def start_weightings(z: Tensor, num_slots: int, num_passes: int = 5) -> Tensor:
     B, T, D = z.shape
     if num_slots == 1:
         return z.new_ones(B, T, 1)
+    z = z - z.mean(1, keepdim=True)
     every = max(1, T // START_FRAMES)
     some = z[:, ::every]
     around = sum(_moving_averages(z, START_WIDTHS, every))

@@ -1,10 +1,9 @@
 """Unrolled assignment by approximate message passing.
 
-Rounds of `MarkovRefiner` are variational: each takes the means of the round before as if they
-were independent of the frames that made them. Where vectors have about as many dimensions as
-there are frames of a speaker, they are not: the noise of a frame is in the mean that the frame is
-compared with, and the noise of a mean is in the posteriors that the next mean is made with.
-Message passing takes both echoes away, each to first order (Onsager's correction).
+Rounds of `MarkovRefiner` are variational, and a frame is left out of the mean that it is compared
+with. Where vectors have about as many dimensions as a speaker has frames there is a second echo:
+the noise of a mean is in the posteriors that were made with it, and comes back from them into the
+next mean. Approximate message passing subtracts it, to first order (Onsager's reaction term).
 """
 
 import math
@@ -14,15 +13,34 @@ from torch import Tensor, nn
 
 from pyannote_weighter.models.encoders.markov import MarkovRefiner, noise_level
 
+LEAST = 1e-5  # precision of the prior, as a share of the frames, that float32 still sees
+
+COEFFICIENTS = {
+    "log_temperature": 0.0,
+    "log_spread": -0.4,
+    "own_share": 0.0,
+    "uncertainty": 0.5,
+    "echo": -0.3,
+    "overlap": 0.0,
+}
+"""What each coefficient of a round begins to change by where slots are e times as many."""
+
 
 class MessageRefiner(MarkovRefiner):
     """`MarkovRefiner` whose rounds remember, and whose vectors vary around zero.
 
-    Three things differ from it. From the sum of a slot's frames is taken what the means of the
-    round before put there by themselves. How well means are known follows from how much weightings
-    overlap, not from their sums alone: two slots that share all frames know one mean, not two.
-    And frames are not centred: that speakers vary around zero tells where their means can be.
-    Frames that have a known offset must be given without it; a shift changes the answer.
+    What differs: from the sum of a slot's frames the reaction term is taken, the means of the
+    round before times the summed derivative of the posteriors with respect to their scores. The
+    precision of the means is, in part, that of the overlaps of posteriors, not of their sums: two
+    slots that share all frames know one mean, not two; and a frame is left out through it, to
+    first order. Frames are not centred: that speakers vary around zero tells where their means
+    can be. Frames that have a known offset must be given without it; a shift changes the answer.
+
+    All coefficients of a round are learned, and change with the logarithm of the number of slots
+    over two. They begin at those of the theory for two slots, but for the precision, which begins
+    half way. Where more slots share few frames, the theory's (of infinitely many frames) merges
+    speakers: less reaction and some uncertainty of the means is what they begin with there, chosen
+    by hand on simulated vectors.
 
     Parameters
     ----------
@@ -32,10 +50,11 @@ class MessageRefiner(MarkovRefiner):
     References
     ----------
     Lesieur, Krzakala, Zdeborova, "Constrained low-rank matrix estimation: phase transitions,
-    approximate message passing and applications", J. Stat. Mech. 2017, section 3 (rounds; there
-    frames are independent of each other, here the prior is a Markov chain).
-    Donoho, Maleki, Montanari, "Message-passing algorithms for compressed sensing", PNAS 2009 (the
-    correction).
+    approximate message passing and applications", J. Stat. Mech. 2017 (Low-RAMP, bipartite case;
+    there frames are independent of each other, here the prior is a Markov chain). Lesieur et al.,
+    "Phase transitions and optimal algorithms in high-dimensional Gaussian mixture clustering",
+    Allerton 2016. Donoho, Maleki, Montanari, "Message-passing algorithms for compressed sensing",
+    PNAS 2009 (the reaction term).
     """
 
     def __init__(
@@ -46,14 +65,12 @@ class MessageRefiner(MarkovRefiner):
         window: int = 2000,
     ):
         super().__init__(num_rounds, dwell, num_phases, window)
-        # 1 is the theory's, which has no uncertainty either: it is in the precisions
+        # share of the reaction term; the first round has none
         self.echo = nn.Parameter(torch.ones(num_rounds))
         nn.init.zeros_(self.uncertainty)
         # logit of how far precisions are those of overlaps, not of sums
         self.overlap = nn.Parameter(torch.zeros(num_rounds))
-        # of these coefficients, a logarithm of the number of slots: where many share few frames,
-        # rounds need damping
-        slopes = torch.tensor([0.0, -0.4, 0.0, 0.5, -0.3, 0.0])
+        slopes = torch.tensor(list(COEFFICIENTS.values()))
         self.slopes = nn.Parameter(slopes[:, None].repeat(1, num_rounds))
 
     def standardize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +88,7 @@ class MessageRefiner(MarkovRefiner):
         r: int,
         memory: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Expected log-likelihood of frames in slots, without what all slots share.
+        """Log-likelihood of frames in slots that were made without them, up to a constant a frame.
 
         Parameters
         ----------
@@ -92,16 +109,7 @@ class MessageRefiner(MarkovRefiner):
         scores : (B, T, N) tensor
         means : (B, N, D) tensor
         """
-        coefficients = torch.stack(
-            [
-                self.log_temperature,
-                self.log_spread,
-                self.own_share,
-                self.uncertainty,
-                self.echo,
-                self.overlap,
-            ]
-        )[:, r]
+        coefficients = torch.stack([getattr(self, name)[r] for name in COEFFICIENTS])
         coefficients = coefficients + self.slopes[:, r] * math.log(posterior.shape[-1] / 2)
         log_temperature, log_spread, own_share, uncertainty, echo, overlap = coefficients
 
@@ -113,6 +121,7 @@ class MessageRefiner(MarkovRefiner):
             sums = sums - echo * (moving @ memory)
         identity = torch.eye(count.shape[-1], device=z.device, dtype=z.dtype)
         prior = (sigma.square() / log_spread.exp())[:, None, None]
+        prior = prior.clamp(min=LEAST * z.shape[1])  # of frames without noise
         precision = count - overlap.sigmoid() * moving + prior * identity
         covariance = torch.linalg.inv(precision)  # (B, N, N), of the means in each dimension
         means = covariance @ sums
