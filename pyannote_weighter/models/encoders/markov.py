@@ -205,7 +205,7 @@ class MarkovRefiner(nn.Module):
         r: int,
         memory: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Scores (B, T, N) of a round, see `score`, and means (B, N, D) for the next one, or None."""
+        """Scores (B, T, N) of a round (`score`), and means (B, N, D) for the next one, or None."""
         return self.score(z, energy, posterior, sigma, r), None
 
     def assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
