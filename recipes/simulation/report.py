@@ -18,6 +18,7 @@ from pyannote_weighter.simulation.scoring import bootstrap, interval, sigma_at
 LEVEL, GAIN, EFFICIENCY = 0.9, 4.0, 0.9
 CLUSTERING, CEILING, UNKNOWN = "k-means", "known means, walk", "unknown means, walk"
 RIVALS = ("smoothed k-means", "sticky HMM", "VBx, loop")  # that a Weighter has to beat
+CORES = ("", "messages-")  # how names of Weighters begin: variational rounds, message passing
 LIKES = {"likes": 0.95, "likes-half": 0.85}  # share of the sigma90 of frame labels to reach
 SETS = {"balanced": "nobody speaks more than 80 %", "all": "no selection"}
 REFERENCES = ("K2-d64-scale30-T1000", "K2-d64-scale30-T300")  # of the figure: the first there is
@@ -225,13 +226,21 @@ def supervision(cells: Cells, groups: dict[str, list[str]]) -> list[str]:
         ]
         lines += ["", "sigma90 over seeds, mean ± standard deviation:", "", *rows_of(heads, rows)]
     ratios: Cells = {}
+    aims = {core + name: share for core in CORES for name, share in LIKES.items()}
     for cell, row in cells.items():
         there = {g: [row[n] for n in names if n in row] for g, names in groups.items()}
         pooled = {g: mean(seeds_there) for g, seeds_there in there.items() if seeds_there}
-        if "frames" in pooled:
-            ratios[cell] = {n: pooled[n] / pooled["frames"] for n in LIKES if n in pooled}
-    lines += table("sigma90 / sigma90 of the one trained on frame labels", ratios, list(LIKES))
-    for name, share in LIKES.items():
+        for core in CORES:
+            if f"{core}frames" in pooled:
+                ratios.setdefault(cell, {}).update(
+                    {
+                        core + name: pooled[core + name] / pooled[f"{core}frames"]
+                        for name in LIKES
+                        if core + name in pooled
+                    }
+                )
+    lines += table("sigma90 / sigma90 of the one trained on frame labels", ratios, list(aims))
+    for name, share in aims.items():
         if any(name in row for row in ratios.values()):
             cells_missed = missed(ratios, name, lambda r, share=share: r.sigma >= share)
             lines += ["", listed(f"Cells where {name} is below {share:g}", cells_missed)[2:]]
