@@ -20,7 +20,7 @@ COEFFICIENTS = {
     "log_spread": -0.4,
     "own_share": 0.0,
     "uncertainty": 0.5,
-    "echo": -0.3,
+    "onsager": -0.3,
     "overlap": 0.0,
 }
 """What each coefficient of a round begins to change by where slots are e times as many."""
@@ -66,7 +66,7 @@ class MessageRefiner(MarkovRefiner):
     ):
         super().__init__(num_rounds, dwell, num_phases, window)
         # share of the reaction term; the first round has none
-        self.echo = nn.Parameter(torch.ones(num_rounds))
+        self.onsager = nn.Parameter(torch.ones(num_rounds))
         nn.init.zeros_(self.uncertainty)
         # logit of how far precisions are those of overlaps, not of sums
         self.overlap = nn.Parameter(torch.zeros(num_rounds))
@@ -111,14 +111,14 @@ class MessageRefiner(MarkovRefiner):
         """
         coefficients = torch.stack([getattr(self, name)[r] for name in COEFFICIENTS])
         coefficients = coefficients + self.slopes[:, r] * math.log(posterior.shape[-1] / 2)
-        log_temperature, log_spread, own_share, uncertainty, echo, overlap = coefficients
+        log_temperature, log_spread, own_share, uncertainty, onsager, overlap = coefficients
 
         count = torch.diag_embed(posterior.sum(1))  # (B, N, N)
         # how much posteriors move with their scores, in all: count less their overlaps
         moving = count - posterior.mT @ posterior
         sums = posterior.mT @ z  # (B, N, D)
         if memory is not None:
-            sums = sums - echo * (moving @ memory)
+            sums = sums - onsager * (moving @ memory)
         identity = torch.eye(count.shape[-1], device=z.device, dtype=z.dtype)
         prior = (sigma.square() / log_spread.exp())[:, None, None]
         prior = prior.clamp(min=LEAST * z.shape[1])  # of frames without noise

@@ -31,7 +31,7 @@ def test_a_round_is_the_plain_formula_of_a_loop():
             parameter.copy_(0.3 + 0.2 * random(*parameter.shape))
     found, means = model.step(z, z.square().sum(-1, keepdim=True), posterior, sigma, 1, memory)
     x, q, v = z[0], posterior[0], memory[0]
-    temperature, spread, own_share, uncertainty, echo, overlap = (
+    temperature, spread, own_share, uncertainty, onsager, overlap = (
         float(getattr(model, name)[1] + model.slopes[row, 1] * math.log(3 / 2))
         for row, name in enumerate(COEFFICIENTS)
     )
@@ -47,7 +47,7 @@ def test_a_round_is_the_plain_formula_of_a_loop():
                 precision[a, b] += overlap * q[t, a] * q[t, b]
                 precision[a, b] += (1 - overlap) * q[t, a] * float(a == b)
     covariance = precision.inverse()
-    expected = covariance @ (sum(q[t, :, None] * x[t] for t in range(T)) - echo * moving @ v)
+    expected = covariance @ (sum(q[t, :, None] * x[t] for t in range(T)) - onsager * moving @ v)
     torch.testing.assert_close(means[0], expected)
     for t in range(T):
         for n in range(N):
@@ -90,8 +90,8 @@ def test_in_many_dimensions_rounds_that_remember_are_ahead():
 
     forgetful = MessageRefiner()
     with torch.no_grad():
-        forgetful.echo.zero_()
-        forgetful.slopes[list(COEFFICIENTS).index("echo")] = 0.0
+        forgetful.onsager.zero_()
+        forgetful.slopes[list(COEFFICIENTS).index("onsager")] = 0.0
     assert share(MessageRefiner()) > share(forgetful) + 0.008
     assert share(MessageRefiner()) > share(MarkovRefiner()) + 0.01
 
