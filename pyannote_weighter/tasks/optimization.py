@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 TABLE = ".table"  # of `pyannote_weighter.losses.ROLE`
+PROCEDURE, ACTIVITY = "encoder.", "encoder.activity."  # the second one only counts
 
 
 def warm_up_and_decay(step: int, total: int) -> float:
@@ -18,7 +19,12 @@ def warm_up_and_decay(step: int, total: int) -> float:
 
 
 def optimize(
-    model: nn.Module, total: int, learning_rate: float, classifier_learning_rate: float
+    model: nn.Module,
+    total: int,
+    learning_rate: float,
+    classifier_learning_rate: float,
+    encoder_learning_rate: float | None = None,
+    encoder_start: float = 0.0,
 ) -> dict:
     """Optimiser and schedule, as Lightning's `configure_optimizers` returns them.
 
@@ -31,20 +37,41 @@ def optimize(
         Steps of the whole training.
     learning_rate, classifier_learning_rate : float
         Highest rates.
+    encoder_learning_rate : float, optional
+        Of the encoder, its activity head left out. Defaults to that of the rest.
+    encoder_start : float, optional
+        Share of the steps before which the encoder stands still.
     """
     training_only = list(model.named_parameters()) if hasattr(model, "loss_func") else []
     training_only = [(name, p) for name, p in training_only if name.startswith("loss_func.")]
     known = {id(p) for _, p in training_only}
     classifier = [p for name, p in training_only if not name.endswith(TABLE)]
     tables = [p for name, p in training_only if name.endswith(TABLE)]
+    encoder = []
+    if encoder_learning_rate is not None or encoder_start > 0:
+        encoder = [
+            p
+            for name, p in model.named_parameters()
+            if p.requires_grad and name.startswith(PROCEDURE) and not name.startswith(ACTIVITY)
+        ]
+        known |= {id(p) for p in encoder}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups = [{"params": rest, "lr": learning_rate, "weight_decay": 1e-4}]
     if classifier:
         groups.append({"params": classifier, "lr": classifier_learning_rate, "weight_decay": 0.0})
     if tables:
         groups.append({"params": tables, "lr": 10 * learning_rate, "weight_decay": 0.0})
+    if encoder:
+        rate = learning_rate if encoder_learning_rate is None else encoder_learning_rate
+        groups.append({"params": encoder, "lr": rate, "weight_decay": 1e-4})
+
+    def usual(step: int) -> float:
+        return warm_up_and_decay(step, max(1, total))
+
+    def late(step: int) -> float:
+        return usual(step) if step >= encoder_start * total else 0.0
+
+    factors = [usual] * (len(groups) - bool(encoder)) + [late] * bool(encoder)
     optimizer = torch.optim.AdamW(groups)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warm_up_and_decay(step, max(1, total))
-    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -98,6 +98,10 @@ class SpeakerLikes(Validation, Task):
         that hold speech and a known number of speakers, see `pyannote_weighter.tasks.references`.
     learning_rate, classifier_learning_rate : float, optional
         Highest rates of a schedule that warms up and decays to zero along a cosine.
+    encoder_learning_rate, encoder_start : float, optional
+        Rate of the encoder (its activity head left out), by default that of the rest, and the
+        share of the training before which it stands still. As long as prototypes are poor, likes
+        that are few teach the encoder to put two people into one slot.
 
     Attributes
     ----------
@@ -138,6 +142,8 @@ class SpeakerLikes(Validation, Task):
         reference: float = 10.0,
         learning_rate: float = 2e-3,
         classifier_learning_rate: float = 1e-2,
+        encoder_learning_rate: float | None = None,
+        encoder_start: float = 0.0,
     ):
         super().__init__(
             protocol,
@@ -146,6 +152,8 @@ class SpeakerLikes(Validation, Task):
             batch_size=batch_size,
             num_workers=num_workers,
         )
+        if not 0.0 <= encoder_start <= 1.0:
+            raise ValueError(f"encoder_start is {encoder_start}: choose a share from 0 to 1")
         if supervision not in SUPERVISION:
             raise ValueError(f"supervision is {supervision!r}: choose {', '.join(SUPERVISION)}")
         self.frames = Path(frames)
@@ -161,6 +169,8 @@ class SpeakerLikes(Validation, Task):
         self.reference = reference
         self.learning_rate = learning_rate
         self.classifier_learning_rate = classifier_learning_rate
+        self.encoder_learning_rate = encoder_learning_rate
+        self.encoder_start = encoder_start
         self.specifications = Weighter.default_specifications(duration)
 
     # -- data ---------------------------------------------------------------------------------
@@ -386,6 +396,12 @@ class SpeakerLikes(Validation, Task):
         )  # fmt: skip
 
     def configure_optimizers(self) -> dict:
-        """AdamW, one rate for the classifier and one for the rest, warm-up and cosine decay."""
-        total = int(self.trainer.estimated_stepping_batches)
-        return optimize(self.model, total, self.learning_rate, self.classifier_learning_rate)
+        """AdamW with rates for the classifier, the encoder and the rest; see `optimize`."""
+        return optimize(
+            self.model,
+            int(self.trainer.estimated_stepping_batches),
+            self.learning_rate,
+            self.classifier_learning_rate,
+            self.encoder_learning_rate,
+            self.encoder_start,
+        )

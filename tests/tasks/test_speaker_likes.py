@@ -274,6 +274,11 @@ def test_references_fall(tones, task, fit):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_start_of_the_encoder_is_a_share(tones, task):
+    with pytest.raises(ValueError, match="encoder_start is 2: choose a share from 0 to 1"):
+        task(tones, encoder_start=2)
+
+
 def refused(task, train, match, model=None) -> None:
     refusing = task(train)
     refusing.model = small_weighter() if model is None else model
