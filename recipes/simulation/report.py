@@ -339,7 +339,7 @@ def markdown(files: list[dict]) -> str:
             for symbol, limit in (("eta", CEILING), ("eta'", UNKNOWN)):
                 title = f"Efficiency {symbol} = sigma90 / sigma90 of the limit ({limit})"
                 lines += table(title, divide(here, limit), others)
-            for rival in RIVALS:
+            for rival in (*RIVALS, *(name for name in weighters if name.endswith("untrained"))):
                 title = f"sigma90 / sigma90 of {rival}"
                 lines += table(title, divide(here, rival), weighters)
             lines += failures(here, weighters)
