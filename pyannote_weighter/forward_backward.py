@@ -30,6 +30,15 @@ class Posterior(NamedTuple):
     """(chain, batch) log-likelihood of the whole sequence under each chain."""
 
 
+class Counted(NamedTuple):
+    """What `count_transitions` returns."""
+
+    slots: Tensor
+    log_evidence: Tensor
+    transitions: Tensor
+    """(chain, batch, state, state) expected number of each, without gradient."""
+
+
 def forward_backward(
     log_emission: Tensor,
     transition: Tensor,
@@ -43,7 +52,7 @@ def forward_backward(
     ----------
     log_emission : (batch, time, slot) tensor
         Log-likelihood of each frame in each slot, up to a constant per frame.
-    transition : (chain, state, state) tensor
+    transition : (chain, state, state) or (chain, batch, state, state) tensor
         Probabilities from (row) state to state; state = slot * phases + phase. Positive.
     initial : (chain, state) tensor
         Probabilities of the first frame.
@@ -57,39 +66,89 @@ def forward_backward(
     -------
     posterior : Posterior
     """
+    return _in_windows(log_emission, transition, initial, window, overlap, False)[0]
+
+
+def count_transitions(
+    log_emission: Tensor,
+    transition: Tensor,
+    initial: Tensor,
+    window: int | None = None,
+    overlap: int = 500,
+) -> Counted:
+    """`forward_backward`, and how often each transition is expected to have been made.
+
+    In windows, transitions into the frames of the windows' overlaps are not counted twice.
+
+    Returns
+    -------
+    counted : Counted
+    """
+    posterior, pairs = _in_windows(log_emission, transition, initial, window, overlap, True)
+    with torch.no_grad():
+        if transition.ndim == 3:
+            transition = transition.unsqueeze(1)
+        return Counted(*posterior, pairs * transition)
+
+
+def _in_windows(
+    log_emission: Tensor,
+    transition: Tensor,
+    initial: Tensor,
+    window: int | None,
+    overlap: int,
+    count: bool,
+) -> tuple[Posterior, Tensor]:
+    """Posterior, and expected transitions over their probabilities, or nothing."""
     batch, num_frames, num_slots = log_emission.shape
     best = log_emission.amax(-1, keepdim=True)
     log_emission = (log_emission - best).clamp(min=LOWEST)
     if window is None or num_frames <= window + 2 * overlap:
-        slots, log_scale = _ForwardBackward.apply(
-            log_emission.transpose(0, 1), transition, initial
+        arrives = log_emission.new_ones(num_frames, 1) if count else None
+        slots, log_scale, pairs = _ForwardBackward.apply(
+            log_emission.transpose(0, 1), transition, initial, arrives
         )
         # (time, chain, batch, slot), (time, chain, batch)
         slots = slots.permute(1, 2, 0, 3)
-        return Posterior(slots, log_scale.sum(0) + best.sum((1, 2)))
+        return Posterior(slots, log_scale.sum(0) + best.sum((1, 2))), pairs
 
     num_windows = -(-num_frames // window)
     size = window + 2 * overlap
     padded = F.pad(log_emission, (0, 0, overlap, overlap + num_windows * window - num_frames))
     windows = padded.unfold(1, size, window)  # (batch, window, slot, size)
     windows = windows.permute(3, 0, 1, 2).reshape(size, batch * num_windows, num_slots)
-    slots, log_scale = _ForwardBackward.apply(windows, transition, initial)
+    arrives = None
+    if count:  # each frame but the first is arrived at in one window
+        frame = torch.arange(size, device=log_emission.device).unsqueeze(1) - overlap
+        inside = (frame >= 0) & (frame < window)
+        frame = frame + window * torch.arange(num_windows, device=log_emission.device)
+        arrives = (inside & (frame > 0) & (frame < num_frames)).to(log_emission)
+        arrives = arrives.repeat(1, batch)  # (size, batch * window)
+    if transition.ndim == 4:
+        transition = transition.repeat_interleave(num_windows, 1)
+    slots, log_scale, pairs = _ForwardBackward.apply(windows, transition, initial, arrives)
     slots, log_scale = slots[overlap:-overlap], log_scale[overlap:-overlap]
     chains = len(transition)
     slots = slots.permute(1, 2, 0, 3).reshape(chains, batch, -1, num_slots)[:, :, :num_frames]
     log_scale = log_scale.permute(1, 2, 0).reshape(chains, batch, -1)[:, :, :num_frames]
-    return Posterior(slots, log_scale.sum(2) + best.sum((1, 2)))
+    if count:
+        pairs = pairs.unflatten(1, (batch, num_windows)).sum(2)
+    return Posterior(slots, log_scale.sum(2) + best.sum((1, 2))), pairs
 
 
 class _ForwardBackward(torch.autograd.Function):
     """(time, batch, slot) log-emissions to (time, chain, batch, slot) posteriors.
 
     The second output, (time, chain, batch), are logarithms of the scale of each step, which sum
-    to the log-evidence; their gradient must be the same at every time.
+    to the log-evidence; their gradient must be the same at every time. The third one, without
+    gradient, are expected transitions over their probabilities, (chain, batch, state, state), into
+    the frames where `arrives`, (time, 1 or batch), is one; nothing where there is no `arrives`.
     """
 
     @staticmethod
-    def forward(ctx, log_emission: Tensor, transition: Tensor, initial: Tensor):
+    def forward(
+        ctx, log_emission: Tensor, transition: Tensor, initial: Tensor, arrives: Tensor | None
+    ):
         num_frames, batch, num_slots = log_emission.shape
         chains, states = initial.shape
         emission = log_emission.exp()[:, None, :, :, None]  # (T, 1, B, N, 1)
@@ -101,17 +160,22 @@ class _ForwardBackward(torch.autograd.Function):
             alpha = predicted.view(shape) * emission[t]
             torch.sum(alpha, (-1, -2), keepdim=True, out=scales[t])
             torch.div(alpha, scales[t], out=alphas[t])
-            predicted = torch.bmm(alphas[t].flatten(-2), transition)
+            predicted = _move(alphas[t].flatten(-2), transition)
         emission = emission / scales  # (T, M, B, N, 1), from here on relative to the scale
         betas = torch.empty_like(alphas)
         betas[-1] = 1.0
         _run_back(betas, emission, transition)
         slots = (alphas * betas).sum(-1)  # (T, M, B, N)
         ctx.save_for_backward(emission, transition, alphas, betas, slots)
-        return slots, scales.log().flatten(2)
+        pairs = emission.new_empty(0)
+        if arrives is not None:
+            messages = (emission * betas * arrives[:, None, :, None, None]).flatten(-2)
+            pairs = torch.einsum("tmbi,tmbj->mbij", alphas[:-1].flatten(-2), messages[1:])
+        ctx.mark_non_differentiable(pairs)
+        return slots, scales.log().flatten(2), pairs
 
     @staticmethod
-    def backward(ctx, grad_slots: Tensor, grad_log_scales: Tensor):
+    def backward(ctx, grad_slots: Tensor, grad_log_scales: Tensor, _: Tensor):
         emission, transition, alphas, betas, slots = ctx.saved_tensors
         direction = grad_slots.unsqueeze(-1)  # (T, M, B, N, 1), of log-emissions
         weight = grad_log_scales[0][..., None, None]  # (M, B, 1, 1), of the log-evidence
@@ -120,7 +184,7 @@ class _ForwardBackward(torch.autograd.Function):
 
         alpha_dots = alphas * direction
         for t in range(1, len(alphas)):
-            predicted_dot = torch.bmm(alpha_dots[t - 1].flatten(-2), transition)
+            predicted_dot = _move(alpha_dots[t - 1].flatten(-2), transition)
             alpha_dots[t].addcmul_(predicted_dot.view_as(alphas[t]), emission[t])
         messages = emission * betas  # what t says to t - 1, before the transition
         message_dots = messages * direction
@@ -133,9 +197,10 @@ class _ForwardBackward(torch.autograd.Function):
         message_dots += (weight - drift) * messages
         messages, message_dots = messages.flatten(-2), message_dots.flatten(-2)
         alphas, alpha_dots = alphas.flatten(-2), alpha_dots.flatten(-2)
-        grad_transition = torch.einsum("tmbi,tmbj->mij", alphas[:-1], message_dots[1:])
-        grad_transition += torch.einsum("tmbi,tmbj->mij", alpha_dots[:-1], messages[1:])
-        return grad_log_emission.sum(1), grad_transition, message_dots[0].sum(1)
+        sums = "tmbi,tmbj->mij" if transition.ndim == 3 else "tmbi,tmbj->mbij"
+        grad_transition = torch.einsum(sums, alphas[:-1], message_dots[1:])
+        grad_transition += torch.einsum(sums, alpha_dots[:-1], messages[1:])
+        return grad_log_emission.sum(1), grad_transition, message_dots[0].sum(1), None
 
 
 def _run_back(
@@ -145,9 +210,16 @@ def _run_back(
 
     beta(t - 1) = transition (emission(t) beta(t) + added(t))
     """
-    backward = transition.transpose(1, 2)
+    backward = transition.mT
     for t in range(len(betas) - 1, 0, -1):
         message = betas[t] * emission[t]
         if added is not None:
             message += added[t]
-        betas[t - 1] = torch.bmm(message.flatten(-2), backward).view_as(betas[t])
+        betas[t - 1] = _move(message.flatten(-2), backward).view_as(betas[t])
+
+
+def _move(states: Tensor, transition: Tensor) -> Tensor:
+    """(M, B, S) by (M, S, S), or by (M, B, S, S), one a sequence."""
+    if transition.ndim == 3:
+        return torch.bmm(states, transition)
+    return (states.unsqueeze(-2) @ transition).squeeze(-2)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from pyannote_weighter.forward_backward import forward_backward
+from pyannote_weighter.forward_backward import count_transitions, forward_backward
 
 
 def random_chains(chains: int, states: int, seed: int = 0, dtype=torch.double):
@@ -16,11 +16,12 @@ def random_chains(chains: int, states: int, seed: int = 0, dtype=torch.double):
 
 
 def sum_over_paths(log_emission, transition, initial):
-    """Posterior (time, slot) and evidence of one sequence and one chain."""
+    """Posterior (time, slot), evidence and expected transitions of a sequence and a chain."""
     num_frames, num_slots = log_emission.shape
     states = len(initial)
     phases = states // num_slots
     slots, evidence = torch.zeros(num_frames, num_slots, dtype=torch.double), 0.0
+    counts = torch.zeros(states, states, dtype=torch.double)
     for path in itertools.product(range(states), repeat=num_frames):
         probability = initial[path[0]]
         for before, after in itertools.pairwise(path):
@@ -30,7 +31,9 @@ def sum_over_paths(log_emission, transition, initial):
         evidence += probability
         for t, state in enumerate(path):
             slots[t, state // phases] += probability
-    return slots / evidence, evidence.log()
+        for before, after in itertools.pairwise(path):
+            counts[before, after] += probability
+    return slots / evidence, evidence.log(), counts / evidence
 
 
 @pytest.mark.parametrize("phases", [1, 2])
@@ -40,9 +43,50 @@ def test_posteriors_and_evidence_are_sums_over_all_paths(phases):
     found = forward_backward(emission, transition, initial)
     assert found.slots.shape == (3, 2, 4, 2)
     for chain, batch in itertools.product(range(3), range(2)):
-        slots, evidence = sum_over_paths(emission[batch], transition[chain], initial[chain])
+        slots, evidence, _ = sum_over_paths(emission[batch], transition[chain], initial[chain])
         torch.testing.assert_close(found.slots[chain, batch], slots)
         torch.testing.assert_close(found.log_evidence[chain, batch], evidence)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_transitions_are_counted_over_all_paths(own):
+    """`own`: each sequence has a chain of its own."""
+    emission = 2 * torch.randn(2, 4, 2, dtype=torch.double, generator=torch.Generator())
+    transition, initial = random_chains(6, 4)
+    initial = initial[:3]
+    transition = transition.view(3, 2, 4, 4) if own else transition[:3]
+    found = count_transitions(emission, transition, initial)
+    posterior = forward_backward(emission, transition, initial)
+    assert found.transitions.shape == (3, 2, 4, 4) and not found.transitions.requires_grad
+    for chain, batch in itertools.product(range(3), range(2)):
+        chains = transition[chain, batch] if own else transition[chain]
+        slots, evidence, counts = sum_over_paths(emission[batch], chains, initial[chain])
+        for result in (found, posterior):
+            torch.testing.assert_close(result.slots[chain, batch], slots)
+            torch.testing.assert_close(result.log_evidence[chain, batch], evidence)
+        torch.testing.assert_close(found.transitions[chain, batch], counts)
+
+
+@pytest.mark.parametrize("num_frames", [1, 999, 1000, 1001, 1234])
+def test_windows_count_each_transition_once(num_frames):
+    emission = torch.randn(2, num_frames, 2, generator=torch.Generator().manual_seed(3))
+    transition = torch.tensor([[[0.95, 0.05], [0.1, 0.9]], [[0.7, 0.3], [0.5, 0.5]]])
+    initial = torch.tensor([[2 / 3, 1 / 3], [5 / 8, 3 / 8]])  # stationary
+    for chains in (transition, transition.unsqueeze(1).repeat(1, 2, 1, 1)):
+        whole = count_transitions(emission, chains, initial)
+        cut = count_transitions(emission, chains, initial, window=100, overlap=200)
+        total = torch.full((2, 2), float(num_frames - 1))
+        torch.testing.assert_close(whole.transitions.sum((2, 3)), total, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(cut.transitions, whole.transitions, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(cut.slots, whole.slots, rtol=0, atol=1e-4)
+
+
+def test_gradient_of_chains_of_each_sequence():
+    emission = torch.randn(2, 5, 2, dtype=torch.double, requires_grad=True)
+    transition, initial = random_chains(4, 4)
+    transition = transition.view(2, 2, 4, 4).requires_grad_()
+    inputs = [emission, transition, initial[:2].requires_grad_()]
+    assert torch.autograd.gradcheck(lambda *x: tuple(forward_backward(*x)), inputs)
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 7])

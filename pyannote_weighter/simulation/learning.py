@@ -193,7 +193,7 @@ def align(
     for file, (slots, speakers) in enumerate(assignment):
         prototypes = (vectors[speakers] - center[file]) / sigma[file]  # (like, D)
         scores[file, :, slots] = z[file] @ prototypes.T - prototypes.square().sum(-1) / 2
-    target, log_evidence = model.assign(scores)
+    target, log_evidence = model.assign(scores, refined.habits)
     surprise = (scores.amax(-1).sum(1) - log_evidence) / scores.shape[1]
     return target.detach(), surprise.mean()
 

@@ -26,6 +26,19 @@ START_FRAMES = 20_000
 """Of longer sequences, about as many frames tell in which directions speakers differ."""
 
 
+MOST_LEAVE = 0.9
+"""Greatest probability that a turn ends with a frame, whatever the habits of its speaker."""
+
+
+class Habits(NamedTuple):
+    """How the speakers of a file take turns, beside what is learned of all files."""
+
+    follow: Tensor
+    """(B, N, N) who speaks next (column) where a turn (row) ends. Rows sum to one."""
+    rate: Tensor
+    """(B, N) how often turns end, as a factor."""
+
+
 class Refined(NamedTuple):
     """What `MarkovRefiner` returns."""
 
@@ -37,6 +50,8 @@ class Refined(NamedTuple):
     """(B, T, N) scores of frames that the last round assigned by."""
     log_evidence: Tensor
     """(B,) log-likelihood of these scores, up to a constant per file."""
+    habits: Habits | None = None
+    """What the last round took the habits of speakers for; None: all alike."""
 
 
 class TurnTaking(nn.Module):
@@ -68,8 +83,21 @@ class TurnTaking(nn.Module):
         self.enter = nn.Parameter((-depth).expand(chains, -1).clone())
         self.prior = nn.Parameter(torch.zeros(chains))
 
-    def forward(self, num_slots: int) -> tuple[Tensor, Tensor]:
-        """Transition (M, S, S) and stationary (M, S) probabilities, S = slots * phases."""
+    def forward(self, num_slots: int, habits: Habits | None = None) -> tuple[Tensor, Tensor]:
+        """Transition and stationary probabilities, S = slots * phases.
+
+        Parameters
+        ----------
+        num_slots : int
+        habits : Habits, optional
+            Of the speakers of each file. Defaults to slots that are alike.
+
+        Returns
+        -------
+        transition : (M, S, S) tensor, with habits (M, B, S, S)
+        stationary : (M, S) tensor
+            Of slots that are alike.
+        """
         leave = self.leave.sigmoid().unsqueeze(-1)  # (M, J, 1)
         within = (1 - leave) * self.stay.softmax(-1)  # (M, J, J)
         across = leave * self.enter.softmax(-1).unsqueeze(1)  # (M, J, J)
@@ -77,9 +105,47 @@ class TurnTaking(nn.Module):
         if num_slots == 1:
             return within + across, phases
         same = torch.eye(num_slots, device=leave.device, dtype=leave.dtype)
-        other = (1 - same) / (num_slots - 1)
-        transition = _kronecker(same, within) + _kronecker(other, across)
+        if habits is None:
+            other = (1 - same) / (num_slots - 1)
+            transition = _kronecker(same, within) + _kronecker(other, across)
+        else:
+            leaves = self.leaves(habits)  # (M, B, N, J)
+            within = torch.einsum("ab,mzai,mij->mzaibj", same, 1 - leaves, self.stay.softmax(-1))
+            across = torch.einsum("zab,mzai,mj->mzaibj", habits.follow, leaves, self.enter.softmax(-1))
+            transition = (within + across).flatten(4, 5).flatten(2, 3)
         return transition, phases.repeat(1, num_slots)
+
+    def leaves(self, habits: Habits) -> Tensor:
+        """Probability (M, B, N, J) that a turn ends, by phase."""
+        leave = self.leave.sigmoid()[:, None, None]  # (M, 1, 1, J)
+        return (leave * habits.rate.unsqueeze(-1)).clamp(max=MOST_LEAVE)
+
+    def ends(self, transitions: Tensor, weight: Tensor, habits: Habits) -> tuple[Tensor, Tensor]:
+        """Ends of turns in a file, and how many its slots would have with a rate of one.
+
+        Parameters
+        ----------
+        transitions : (M, B, S, S) tensor
+            Expected number of each, see `count_transitions`.
+        weight : (M, B) tensor
+            Posterior of the chains.
+        habits : Habits
+            Under which they were counted.
+
+        Returns
+        -------
+        ends : (B, N, N) tensor
+            By who spoke (row) and who speaks next.
+        expected : (B, N) tensor
+        """
+        M, B, S, _ = transitions.shape
+        num_slots = habits.rate.shape[-1]
+        pairs = torch.einsum("mb,mbst->mbst", weight, transitions)
+        pairs = pairs.view(M, B, num_slots, -1, num_slots, S // num_slots)
+        ends = pairs.sum((0, 3, 5))
+        ends = ends - torch.diag_embed(ends.diagonal(dim1=1, dim2=2))
+        expected = (pairs.sum((4, 5)) * self.leaves(habits)).sum((0, 3)) / habits.rate
+        return ends, expected
 
 
 def _kronecker(slots: Tensor, phases: Tensor) -> Tensor:
@@ -177,17 +243,20 @@ class MarkovRefiner(nn.Module):
         if start is None:
             posterior = start_weightings(z, num_slots)
         energy = z.square().sum(-1, keepdim=True)  # (B, T, 1)
-        weightings, means, memory = [], [], None
+        weightings, means, memory, habits = [], [], None, None
         rounds = range(self.num_rounds if num_rounds is None else num_rounds)
         for number in rounds:
             r = min(number, self.num_rounds - 1)
             scores, memory = self.step(z, energy, posterior, sigma, r, memory)
-            posterior, log_evidence = self.assign(scores)
+            known = habits
+            posterior, log_evidence, habits = self.take_turns(
+                scores, habits, learn=number != rounds[-1]
+            )
             sharpness = self.log_sharpness[r].exp()
             weightings.append((sharpness * (posterior + EPS).log()).softmax(-1))
             if self.training or number == rounds[-1]:
                 means.append(pool_mean(frames, weightings[-1]))
-        return Refined(weightings, means, scores, log_evidence)
+        return Refined(weightings, means, scores, log_evidence, known)
 
     def standardize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames as the rounds see them, what was taken from them, and the noise.
@@ -208,12 +277,20 @@ class MarkovRefiner(nn.Module):
         """Scores (B, T, N) of a round (`score`), and means (B, N, D) for the next one, or None."""
         return self.score(z, energy, posterior, sigma, r), None
 
-    def assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def take_turns(
+        self, scores: Tensor, habits: Habits | None, learn: bool
+    ) -> tuple[Tensor, Tensor, Habits | None]:
+        """Posterior and evidence of a round (`assign`), and habits for the next one."""
+        return *self.assign(scores, habits), habits
+
+    def assign(self, scores: Tensor, habits: Habits | None = None) -> tuple[Tensor, Tensor]:
         """Posterior of slots given the scores of frames, over time and over chains.
 
         Parameters
         ----------
         scores : (B, T, N) tensor
+        habits : Habits, optional
+            Of the speakers. Defaults to slots that are alike.
 
         Returns
         -------
@@ -221,10 +298,14 @@ class MarkovRefiner(nn.Module):
         log_evidence : (B,) tensor
         """
         window = None if self.training else self.window
-        chains = forward_backward(scores, *self.turns(scores.shape[-1]), window)
-        evidence = chains.log_evidence + self.turns.prior.log_softmax(0).unsqueeze(1)  # (M, B)
-        posterior = torch.einsum("mb,mbtn->btn", evidence.softmax(0), chains.slots)
-        return posterior, evidence.logsumexp(0)
+        chains = forward_backward(scores, *self.turns(scores.shape[-1], habits), window)
+        weight, log_evidence = self.weigh(chains.log_evidence)
+        return torch.einsum("mb,mbtn->btn", weight, chains.slots), log_evidence
+
+    def weigh(self, log_evidence: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior (M, B) of chains, and evidence (B,) of all of them together."""
+        log_evidence = log_evidence + self.turns.prior.log_softmax(0).unsqueeze(1)
+        return log_evidence.softmax(0), log_evidence.logsumexp(0)
 
     def score(self, z: Tensor, energy: Tensor, posterior: Tensor, sigma: Tensor, r: int) -> Tensor:
         """Expected log-likelihood of frames in slots, without what all slots share.

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyannote_weighter.models.encoders.markov import MarkovRefiner, noise_level
+from pyannote_weighter.forward_backward import count_transitions
+from pyannote_weighter.models.encoders.markov import Habits, MarkovRefiner, noise_level
 
 LEAST = 1e-5  # precision of the prior, as a share of the frames, that float32 still sees
 
@@ -70,6 +71,10 @@ class MessageRefiner(MarkovRefiner):
         nn.init.zeros_(self.uncertainty)
         # logit of how far precisions are those of overlaps, not of sums
         self.overlap = nn.Parameter(torch.zeros(num_rounds))
+        # how many ends of turns the assumption that slots are alike is worth: whom they are
+        # followed by, and how often they end
+        self.log_follow = nn.Parameter(torch.tensor(0.0))
+        self.log_rate = nn.Parameter(torch.tensor(1.0))
         slopes = torch.tensor(list(COEFFICIENTS.values()))
         self.slopes = nn.Parameter(slopes[:, None].repeat(1, num_rounds))
 
@@ -130,3 +135,30 @@ class MessageRefiner(MarkovRefiner):
         squared = means.square().sum(-1) + uncertainty * variance
         scores = z @ means.mT - own - squared.unsqueeze(1) / 2
         return log_temperature.exp() * scores, means
+
+    def take_turns(
+        self, scores: Tensor, habits: Habits | None, learn: bool
+    ) -> tuple[Tensor, Tensor, Habits | None]:
+        """Posterior and evidence of a round, and habits of the speakers for the next one.
+
+        Habits are those that this round's ends of turns show, and some ends of speakers who are
+        all alike (a Dirichlet and a gamma prior).
+        """
+        num_slots = scores.shape[-1]
+        if not learn or num_slots == 1:
+            return super().take_turns(scores, habits, learn)
+        window = None if self.training else self.window
+        chains = count_transitions(scores, *self.turns(num_slots, habits), window)
+        weight, log_evidence = self.weigh(chains.log_evidence)
+        posterior = torch.einsum("mb,mbtn->btn", weight, chains.slots)
+
+        alike = (1 - torch.eye(num_slots).to(scores)) / (num_slots - 1)
+        with torch.no_grad():
+            if habits is None:
+                rate = scores.new_ones(len(scores), num_slots)
+                habits = Habits(alike.expand(len(scores), -1, -1), rate)
+            ends, expected = self.turns.ends(chains.transitions, weight, habits)
+        follow = ends + self.log_follow.exp() * alike
+        prior = self.log_rate.exp()
+        rate = (ends.sum(-1) + prior) / (expected + prior)
+        return posterior, log_evidence, Habits(follow / follow.sum(-1, keepdim=True), rate)

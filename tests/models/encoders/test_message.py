@@ -96,6 +96,55 @@ def test_in_many_dimensions_rounds_that_remember_are_ahead():
     assert share(MessageRefiner()) > share(MarkovRefiner()) + 0.01
 
 
+def without_habits() -> MessageRefiner:
+    """Slots are alike whatever is heard."""
+    model = MessageRefiner().eval()
+    with torch.no_grad():
+        model.log_follow.fill_(20.0)
+        model.log_rate.fill_(20.0)
+    return model
+
+
+def test_who_follows_whom_is_learned_from_the_file():
+    """The walk goes to neighbours only."""
+    sequences = draw(
+        batch=24, num_speakers=5, dimension=16, num_frames=1000, scale=30, sigma=2.3
+    )
+    refined = MessageRefiner().eval()(sequences.frames, 5)
+    plain = without_habits()(sequences.frames, 5)
+    found = accuracy(refined.weightings[-1].argmax(-1), sequences.speaker).mean()
+    alike = accuracy(plain.weightings[-1].argmax(-1), sequences.speaker).mean()
+    assert found > alike + 0.01
+
+    easy = draw(num_speakers=5, dimension=64, num_frames=3000, scale=20, sigma=1.0)
+    refined = MessageRefiner().eval()(easy.frames, 5)
+    follow, rate = refined.habits
+    torch.testing.assert_close(follow.sum(-1), torch.ones(4, 5))
+    assert not follow.diagonal(dim1=1, dim2=2).any() and (rate > 0).all()
+    for file, weighting in enumerate(refined.weightings[-1]):
+        speaker = (weighting.T @ easy.active[file].float()).argmax(-1)  # of each slot
+        apart = (speaker[:, None] - speaker).abs()
+        neighbours = (follow[file] * (apart == 1)).sum(-1)
+        assert neighbours.min() > 0.9
+
+
+def test_speakers_who_speak_seldom_are_heard_out():
+    sequences = draw(batch=48, dimension=64, num_frames=1000, scale=30, sigma=14.0)
+    uneven = sequences.active.float().mean(1).amax(-1) > 0.8
+    frames, speaker = sequences.frames[uneven], sequences.speaker[uneven]
+    assert len(frames) > 5
+    found, alike = (
+        accuracy(model(frames, 2).weightings[-1].argmax(-1), speaker).mean()
+        for model in (MessageRefiner().eval(), without_habits())
+    )
+    assert found > alike + 0.01
+
+
+def test_one_slot_has_no_habits():
+    refined = MessageRefiner().eval()(draw().frames, 1)
+    assert refined.habits is None
+
+
 def test_rotation_changes_nothing_and_a_shift_does():
     sequences = draw(sigma=6.0)
     model = MessageRefiner().eval()
