@@ -111,7 +111,9 @@ class TurnTaking(nn.Module):
         else:
             leaves = self.leaves(habits)  # (M, B, N, J)
             within = torch.einsum("ab,mzai,mij->mzaibj", same, 1 - leaves, self.stay.softmax(-1))
-            across = torch.einsum("zab,mzai,mj->mzaibj", habits.follow, leaves, self.enter.softmax(-1))
+            across = torch.einsum(
+                "zab,mzai,mj->mzaibj", habits.follow, leaves, self.enter.softmax(-1)
+            )
             transition = (within + across).flatten(4, 5).flatten(2, 3)
         return transition, phases.repeat(1, num_slots)
 

@@ -37,6 +37,10 @@ class MessageRefiner(MarkovRefiner):
     first order. Frames are not centred: that speakers vary around zero tells where their means
     can be. Frames that have a known offset must be given without it; a shift changes the answer.
 
+    Speakers have habits: whom they are followed by, how often their turns end. These are counted
+    in every round and used in the next one (Baum and Welch's algorithm, with a prior in which
+    speakers are alike, whose weight is learned).
+
     All coefficients of a round are learned, and change with the logarithm of the number of slots
     over two. They begin at those of the theory for two slots, but for the precision, which begins
     half way. Where more slots share few frames, the theory's (of infinitely many frames) merges
@@ -55,7 +59,9 @@ class MessageRefiner(MarkovRefiner):
     there frames are independent of each other, here the prior is a Markov chain). Lesieur et al.,
     "Phase transitions and optimal algorithms in high-dimensional Gaussian mixture clustering",
     Allerton 2016. Donoho, Maleki, Montanari, "Message-passing algorithms for compressed sensing",
-    PNAS 2009 (the reaction term).
+    PNAS 2009 (the reaction term). Baum, Petrie, Soules, Weiss, "A maximization technique occurring
+    in the statistical analysis of probabilistic functions of Markov chains", Annals of
+    Mathematical Statistics 1970 (habits).
     """
 
     def __init__(

@@ -107,9 +107,7 @@ def without_habits() -> MessageRefiner:
 
 def test_who_follows_whom_is_learned_from_the_file():
     """The walk goes to neighbours only."""
-    sequences = draw(
-        batch=24, num_speakers=5, dimension=16, num_frames=1000, scale=30, sigma=2.3
-    )
+    sequences = draw(batch=24, num_speakers=5, dimension=16, num_frames=1000, scale=30, sigma=2.3)
     refined = MessageRefiner().eval()(sequences.frames, 5)
     plain = without_habits()(sequences.frames, 5)
     found = accuracy(refined.weightings[-1].argmax(-1), sequences.speaker).mean()
