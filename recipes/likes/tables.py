@@ -40,6 +40,7 @@ LOSSES = {
     "Karu and Alumae": "recording_kl",
 }
 PUBLISHED = {"alignment": 0.0, "lambda_": 1.0}
+WAITING = {"encoder_start": 0.5, "encoder_learning_rate": 0.0004}
 
 
 def losses(kept: float) -> list[Run]:
@@ -85,6 +86,15 @@ TABLES = {
         Run("half of the likes, BCE", 0.5, task={"loss": "bce", "complete": False}),
         Run("references", task={"supervision": "references"}),
         Run("both", task={"supervision": "both"}),
+    ],
+    "schedule": [
+        UNTRAINED,
+        Run("likes"),
+        Run("likes, encoder waits", task=WAITING),
+        Run("half of the likes", 0.5),
+        Run("half of the likes, encoder waits", 0.5, task=WAITING),
+        Run("references", task={"supervision": "references"}),
+        Run("references, encoder waits", task={"supervision": "references"} | WAITING),
     ],
     "curve": [UNTRAINED, *(Run(f"{n} files", files=n) for n in (50, 100, 200, 400, 800, 1600))],
 }
