@@ -22,6 +22,9 @@ app = typer.Typer(
 
 Into = Annotated[Path, typer.Option(help="Folder to write to; made if missing.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Results = Annotated[
+    list[Path], typer.Argument(help="JSON that `apply` wrote.", metavar="RESULT...")
+]
 Registry = Annotated[Path, typer.Option(help="The database.yml that defines the protocol.")]
 
 
@@ -168,6 +171,76 @@ def train(
 
     folder = run(config, into, resume, seed)
     rank_zero_only(typer.echo)(f"pipeline: {folder}")  # of several processes, one says it
+
+
+@app.command()
+def name(
+    results: Results,
+    into: Into,
+    likes: Annotated[
+        Path | None, typer.Option(help="A .likes file: who is somewhere in which recording.")
+    ] = None,
+    voices: Annotated[
+        Path | None, typer.Option(help="voices.safetensors of an earlier run, instead of likes.")
+    ] = None,
+) -> None:
+    """Name speakers across recordings, by likes or by voices that were learned from them.
+
+    No training: it goes by the embeddings in the JSON of `apply`. Writes named .json and .rttm,
+    and with --likes voices.safetensors.
+    """
+    if (likes is None) == (voices is None):
+        raise ValueError("give either --likes or --voices")
+    _quiet()
+    from pyannote_weighter.archive import VOICES, name_results, read_results
+    from pyannote_weighter.database import read_likes
+    from pyannote_weighter.naming import Voices
+
+    summary = name_results(
+        read_results(results),
+        into,
+        read_likes(likes) if likes else None,
+        Voices.load(voices) if voices else None,
+    )
+    for together in summary.unclear:
+        typer.echo(
+            f"{', '.join(together)}: liked in the same recordings, or one voice fits all of them; "
+            "nobody gets these names. More likes tell them apart",
+            err=True,
+        )
+    if summary.unused:
+        some = ", ".join(summary.unused[:3]) + (" ..." if len(summary.unused) > 3 else "")
+        typer.echo(f"{likes}: no result of {len(summary.unused)} recordings ({some})", err=True)
+    named = sum(map(len, summary.matches.values()))
+    every = sum(len(result) > 0 for result in summary.matches.values())
+    typer.echo(
+        f"{len(summary.voices.names)} voices; {named} speakers named in {every} of "
+        f"{len(summary.matches)} recordings: {into}" + (f", {into / VOICES}" if likes else "")
+    )
+
+
+@app.command()
+def find(
+    who: Annotated[str, typer.Argument(metavar="NAME", help="As in the likes.")],
+    results: Results,
+    voices: Annotated[Path, typer.Option(help="voices.safetensors, which `name` writes.")],
+    top: Annotated[int, typer.Option(min=1, help="Lines to show.")] = 20,
+) -> None:
+    """Find somebody in an archive: recordings by how alike their most alike speaker is.
+
+    A line a recording, separated by tabs: yes where it is beyond doubt, else maybe; cosine;
+    seconds that the speaker speaks; seconds to the first turn; recording; speaker.
+    """
+    _quiet()
+    from pyannote_weighter.archive import find_voice, read_results
+    from pyannote_weighter.naming import Voices
+
+    hits = find_voice(who, read_results(results), Voices.load(voices))
+    for hit in hits[:top]:
+        sure = "yes" if hit.recognized else "maybe"
+        typer.echo(
+            f"{sure}\t{hit.cosine:.2f}\t{hit.seconds:.1f}\t{hit.start:.1f}\t{hit.uri}\t{hit.speaker}"
+        )
 
 
 def _device(name: str) -> str:

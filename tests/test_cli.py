@@ -25,7 +25,7 @@ def audio(tmp_path: Path) -> Path:
     return tmp_path / "talk.wav"
 
 
-@pytest.mark.parametrize("command", ["demo", "apply", "benchmark", "train"])
+@pytest.mark.parametrize("command", ["demo", "apply", "benchmark", "train", "name"])
 def test_help(command):
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0

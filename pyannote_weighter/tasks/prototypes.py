@@ -150,16 +150,35 @@ def missing_likes(
         free[given[given >= 0]] = False
         cosine[:, ~known] = -1.0
         cosine[:, speakers] = -1.0
-        best, nearest = cosine.max(dim=1)  # (N,)
-        rest = cosine.scatter(1, nearest[:, None], -1.0).amax(dim=1)
-        least = torch.cat([liked, rest[:, None]], dim=1).amax(dim=1)
-        least = least.clamp_min(prototypes.by_chance) + MARGIN
-        # of the slots that are free, the nearest one to its speaker
-        first = best >= (cosine * free[:, None]).amax(dim=0)[nearest]
-        found = (free & first & (best > least)).nonzero()[:, 0]
-        found = found[best[found].argsort(descending=True, stable=True)]
-        missing.append(nearest[found[: int(min(limit, len(found)))]])
+        least = liked.amax(dim=1) if len(speakers) else cosine.new_full((len(cosine),), -1.0)
+        found, who = mutually_nearest(cosine, free, least.clamp_min(prototypes.by_chance))
+        nearest_first = cosine[found, who].argsort(descending=True, stable=True)
+        missing.append(who[nearest_first[: int(min(limit, len(found)))]])
     return missing
+
+
+def mutually_nearest(cosine: Tensor, free: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of a slot and the voice that it is of, beyond doubt.
+
+    Parameters
+    ----------
+    cosine : (N, K) tensor
+        Of slots to voices.
+    free : (N,) bool tensor
+        Slots that may be somebody.
+    least : (N,) tensor
+        Cosine that a slot has to be above by `MARGIN`, as it has to be above that to any other
+        voice. No other free slot may be nearer to the voice.
+
+    Returns
+    -------
+    slots, voices : (M,) long tensors
+    """
+    best, nearest = cosine.max(dim=1)  # (N,)
+    rest = cosine.scatter(1, nearest[:, None], -1.0).amax(dim=1)
+    first = best >= (cosine * free[:, None]).amax(dim=0)[nearest]
+    found = free & first & (best > torch.maximum(least, rest) + MARGIN)
+    return found.nonzero()[:, 0], nearest[found]
 
 
 def complete_likes(

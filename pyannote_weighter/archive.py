@@ -1,0 +1,223 @@
+"""An archive of results: who is in which recording, by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pyannote.core import Annotation, Segment
+
+from pyannote_weighter.naming import Match, Speakers, Voices, learn_voices
+from pyannote_weighter.output import write_json, write_rttm
+
+VOICES = "voices.safetensors"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `pyannote-weighter apply` wrote of one recording."""
+
+    path: Path
+    content: dict
+    """See `pyannote_weighter.output.to_json`; speakers as they were before they were named."""
+
+    @property
+    def uri(self) -> str:
+        """Name of the recording."""
+        return self.content["uri"]
+
+    @property
+    def speakers(self) -> Speakers:
+        """Its speakers."""
+        entries = self.content["speakers"]
+        return Speakers(
+            [entry["speaker"] for entry in entries],
+            np.array([entry["embedding"] for entry in entries], dtype=np.float32),
+            np.array([entry["duration"] for entry in entries], dtype=np.float32),
+        )
+
+
+def read_results(paths: Sequence[str | Path]) -> list[Result]:
+    """Read JSON results; names that were given before are taken back.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one does not exist.
+    ValueError
+        If one is no result with embeddings, or two are of the same recording.
+    """
+    results: dict[str, Result] = {}
+    for path in map(Path, paths):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            was = {e["speaker"]: e.pop("was", e["speaker"]) for e in content["speakers"]}
+            for entry in content["speakers"]:
+                entry.pop("cosine", None)
+                entry["embedding"][0], entry["duration"]  # noqa: B018
+            result = Result(path, _renamed(content, was))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path}: no such result") from None
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"{path}: no result with embeddings, as `pyannote-weighter apply --format json` "
+                f"writes them ({error!r})"
+            ) from None
+        if result.uri in results:
+            raise ValueError(
+                f"{results[result.uri].path} and {path} are both of {result.uri}: give one of them"
+            )
+        results[result.uri] = result
+    return list(results.values())
+
+
+def _renamed(content: dict, names: Mapping[str, str]) -> dict:
+    """Content with other names of speakers."""
+    parts = {"speakers", "diarization", "exclusive_diarization"} & content.keys()
+    renamed = {
+        part: [entry | {"speaker": names[entry["speaker"]]} for entry in content[part]]
+        for part in parts
+    }
+    return content | renamed
+
+
+class Summary(NamedTuple):
+    """What `name_results` did."""
+
+    voices: Voices
+    matches: dict[str, dict[str, Match]]
+    """By recording and label."""
+    unclear: list[tuple[str, ...]]
+    """See `pyannote_weighter.naming.Named`."""
+    unused: list[str]
+    """Recordings with likes of which no result was given."""
+
+
+def name_results(
+    results: Sequence[Result],
+    into: str | Path,
+    likes: Mapping[str, Sequence[str]] | None = None,
+    voices: Voices | None = None,
+) -> Summary:
+    """Name the speakers of results by likes, or by voices that were learned before.
+
+    Writes ``<into>/<name of the result>.json`` and ``.rttm``, and with likes
+    ``<into>/voices.safetensors``. In JSON a speaker who has a name has also "was", the label
+    before, and "cosine", how alike the voice is.
+
+    Parameters
+    ----------
+    results : list of Result
+    into : path
+        Folder, made if missing.
+    likes : dict, optional
+        Names by recording, see `pyannote_weighter.database.read_likes`.
+    voices : Voices, optional
+        In place of likes.
+
+    Returns
+    -------
+    summary : Summary
+
+    Raises
+    ------
+    ValueError
+        If likes teach nothing, embeddings are of another Weighter, or a name is the label of
+        somebody else; nothing has been written then.
+    """
+    into, unclear, unused = Path(into), [], []
+    files = [result.speakers for result in results]
+    if voices is None:
+        likes = likes or {}
+        unused = sorted(set(likes) - {result.uri for result in results})
+        voices, matches, unclear = learn_voices(files, [likes.get(r.uri) for r in results])
+    else:
+        matches = [voices.recognize(speakers) for speakers in files]
+    named = [_named(result, found) for result, found in zip(results, matches, strict=True)]
+    for result, content in zip(results, named, strict=True):
+        write_json(content, into / f"{result.path.stem}.json")
+        write_rttm(_annotation(content), into / f"{result.path.stem}.rttm")
+    if likes is not None:
+        voices.save(into / VOICES)
+    by_uri = {result.uri: found for result, found in zip(results, matches, strict=True)}
+    return Summary(voices, by_uri, unclear, unused)
+
+
+def _named(result: Result, matches: Mapping[str, Match]) -> dict:
+    """Content with the names of those who are known."""
+    labels = [entry["speaker"] for entry in result.content["speakers"]]
+    names = {label: matches[label].name if label in matches else label for label in labels}
+    if len(set(names.values())) < len(names):
+        taken = sorted(n for n in names.values() if n in names and names[n] != n)
+        raise ValueError(
+            f"{result.path}: {', '.join(taken)} is what another speaker is called there: "
+            "choose another name in the likes"
+        )
+    content = _renamed(result.content, names)
+    for entry, label in zip(content["speakers"], labels, strict=True):
+        if label in matches:
+            entry |= {"was": label, "cosine": round(matches[label].cosine, 4)}
+    return content
+
+
+def _annotation(content: dict) -> Annotation:
+    annotation = Annotation(uri=content["uri"])
+    for track, turn in enumerate(content["diarization"]):
+        annotation[Segment(turn["start"], turn["end"]), track] = turn["speaker"]
+    return annotation
+
+
+class Hit(NamedTuple):
+    """A recording, and the speaker there whose voice is nearest to one that is known."""
+
+    uri: str
+    speaker: str
+    cosine: float
+    seconds: float
+    """How long that speaker speaks."""
+    start: float
+    """Seconds from the beginning to the first turn."""
+    recognized: bool
+    """Beyond doubt, see `Voices.recognize`."""
+
+
+def find_voice(name: str, results: Sequence[Result], voices: Voices) -> list[Hit]:
+    """Find somebody in an archive: recordings by how alike their most alike speaker is.
+
+    Raises
+    ------
+    ValueError
+        If there is no voice of that name, or embeddings are of another Weighter.
+    """
+    if name not in voices.names:
+        alike = [known for known in voices.names if known.casefold() == name.casefold()]
+        said = f"; there is {' and '.join(alike)}" if alike else ""
+        raise ValueError(
+            f"no voice of {name!r}{said}. {len(voices.names)} are known: a name needs likes in "
+            "two recordings in which its voice recurs"
+        )
+    column, hits = voices.names.index(name), []
+    for result in results:
+        speakers = result.speakers
+        if not speakers.labels:
+            continue
+        cosine = voices.cosines(speakers)[:, column]
+        best = int(cosine.argmax())
+        label = speakers.labels[best]
+        match = voices.recognize(speakers).get(label)
+        starts = [t["start"] for t in result.content["diarization"] if t["speaker"] == label]
+        hits.append(
+            Hit(
+                result.uri,
+                label,
+                float(cosine[best]),
+                float(speakers.seconds[best]),
+                min(starts, default=0.0),
+                match is not None and match.name == name,
+            )
+        )
+    return sorted(hits, key=lambda hit: (-hit.recognized, -hit.cosine))

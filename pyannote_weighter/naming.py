@@ -1,0 +1,271 @@
+"""Names for the speakers of an archive, from its likes alone.
+
+Diarization calls the speakers of each file SPEAKER_00 and so on, anew in every file. A like names
+somebody who is in a file and does not say which of its speakers that is; the other files with the
+same like do: one voice recurs there (`pyannote_weighter.tasks.prototypes`). What it is like is
+then known, and found in files that nobody has tagged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy.sparse.csgraph import connected_components
+
+from pyannote_weighter.output import atomic
+from pyannote_weighter.tasks.prototypes import (
+    Prototypes,
+    complete_likes,
+    mutually_nearest,
+)
+
+STRANGERS = 0.4
+"""`Voices.by_chance` where likes do not tell: every name is in every file. Development
+conversations have 0.36 to 0.40 with the default Weighter."""
+
+ONE_VOICE = 0.3
+"""Above `Voices.by_chance`, cosine from which two voices are one: of names that were confused on
+development conversations all had 0.42 or more, of others none had more than 0.2."""
+
+
+class Speakers(NamedTuple):
+    """Speakers that were found in one file."""
+
+    labels: list[str]
+    """What they are called there."""
+    embeddings: np.ndarray
+    """(K, D) of the same Weighter in all files."""
+    seconds: np.ndarray
+    """(K,) how long each of them speaks."""
+
+
+class Match(NamedTuple):
+    """Who a speaker is."""
+
+    name: str
+    cosine: float
+    """Of the speaker to what is known of the voice."""
+    liked: bool
+    """Whether the file has a like with this name."""
+
+
+@dataclass(frozen=True)
+class Voices:
+    """Voices that are known by name.
+
+    Parameters
+    ----------
+    names : tuple of str
+    vectors : (V, D) array
+        Unit vectors.
+    by_chance : float
+        Cosine that few voices reach in a file where they are not.
+    num_files : tuple of int
+        Number of files that each voice was learned from.
+    """
+
+    names: tuple[str, ...]
+    vectors: np.ndarray
+    by_chance: float
+    num_files: tuple[int, ...]
+
+    def cosines(self, speakers: Speakers) -> np.ndarray:
+        """(K, V) cosines of the speakers of a file to the voices.
+
+        Raises
+        ------
+        ValueError
+            Where embeddings have another dimension: they are of another Weighter.
+        """
+        embeddings = torch.from_numpy(np.asarray(speakers.embeddings, dtype=np.float32))
+        if embeddings.shape[-1] != self.vectors.shape[-1]:
+            raise ValueError(
+                f"speakers have embeddings of {embeddings.shape[-1]} dimensions, voices of "
+                f"{self.vectors.shape[-1]}: diarize with the pipeline that the voices are from"
+            )
+        return (F.normalize(embeddings, dim=-1) @ torch.from_numpy(self.vectors).T).numpy()
+
+    def recognize(self, speakers: Speakers) -> dict[str, Match]:
+        """Find known voices in a file without likes.
+
+        A speaker is somebody if nearer to that voice than chance and than to every other voice,
+        each by a margin, and if no other speaker of the file is nearer to it.
+
+        Returns
+        -------
+        matches : dict
+            By label; speakers whom nobody knows are left out.
+        """
+        if not len(speakers.labels) or not self.names:
+            return {}
+        cosine = torch.from_numpy(self.cosines(speakers))
+        free = torch.ones(len(cosine), dtype=torch.bool)
+        least = torch.full((len(cosine),), self.by_chance)
+        found, nearest = mutually_nearest(cosine, free, least)
+        return {
+            speakers.labels[k]: Match(self.names[v], float(cosine[k, v]), False)
+            for k, v in zip(found.tolist(), nearest.tolist(), strict=True)
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        about = {
+            "names": self.names,
+            "num_files": self.num_files,
+            "by_chance": self.by_chance,
+        }
+        with atomic(path) as unfinished:
+            vectors = torch.from_numpy(np.ascontiguousarray(self.vectors))
+            save_file({"vectors": vectors}, unfinished, metadata={"voices": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Voices:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no file of voices.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file of voices; `name` writes one")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["voices"])
+                vectors = file.get_tensor("vectors").numpy()
+            return cls(
+                tuple(about["names"]), vectors, about["by_chance"], tuple(about["num_files"])
+            )
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path}: no file of voices, as `name` writes them: {error}"
+            ) from None
+
+
+class Named(NamedTuple):
+    """What `learn_voices` returns."""
+
+    voices: Voices
+    matches: list[dict[str, Match]]
+    """Of each file, by label."""
+    unclear: list[tuple[str, ...]]
+    """Names that nothing tells apart: liked in the same files, or given one and the same voice."""
+
+
+def learn_voices(files: Sequence[Speakers], likes: Sequence[Sequence[str] | None]) -> Named:
+    """Learn who is who from likes, and find them in all files.
+
+    In files with likes, a like names the speaker who recurs in the other files with it, and voices
+    that are known from other files are found without a like as well. A name that is liked in one
+    file only is given to nobody, nor is one whose voice does not recur, nor are names that
+    nothing tells apart: they are liked in the same files, or the same voice recurs in those of
+    either, since likes of one of them are missing there.
+
+    Parameters
+    ----------
+    files : list of Speakers
+    likes : list of sequences of str, or of None
+        Names of each file. None: nobody has listened.
+
+    Returns
+    -------
+    named : Named
+
+    Raises
+    ------
+    ValueError
+        If no name is liked in two files in which somebody speaks; if embeddings are not all of
+        one dimension, that is, of one Weighter.
+    """
+    told = [
+        number
+        for number, (speakers, some) in enumerate(zip(files, likes, strict=True))
+        if some is not None and len(speakers.labels)
+    ]
+    where: dict[str, list[int]] = {}
+    for number in told:
+        for name in dict.fromkeys(likes[number]):
+            where.setdefault(name, []).append(number)
+    names = sorted(where)
+    if not any(len(numbers) > 1 for numbers in where.values()):
+        raise ValueError(
+            "no name is liked in two of the files with speech: a voice has to recur to be known"
+        )
+    if len({np.shape(files[number].embeddings)[-1] for number in told}) > 1:
+        raise ValueError("embeddings of files differ in dimension: use one pipeline for all")
+    index = {name: number for number, name in enumerate(names)}
+    given = [torch.tensor([index[n] for n in dict.fromkeys(likes[f])]).long() for f in told]
+    embeddings = [torch.from_numpy(np.asarray(files[f].embeddings)).float() for f in told]
+    seconds = [torch.from_numpy(np.asarray(files[f].seconds)).float() for f in told]
+    shares = [s / s.sum().clamp_min(1e-6) for s in seconds]
+    most = [max(0, len(e) - len(g)) for e, g in zip(embeddings, given, strict=True)]
+    prototypes, missing = complete_likes(embeddings, shares, given, len(names), most)
+    every = [torch.cat(pair) for pair in zip(given, missing, strict=True)]
+    groups = _confused(prototypes, every, [where[name] for name in names])
+    unclear = torch.tensor([who for group in groups for who in group]).long()
+    sure = [
+        confirmed & ~torch.isin(numbers, unclear)
+        for numbers, confirmed in zip(every, prototypes.confirmed, strict=True)
+    ]
+
+    voices = _voices(prototypes, every, sure, names)
+    matches: list[dict[str, Match]] = [
+        voices.recognize(speakers) if some is None else {}
+        for speakers, some in zip(files, likes, strict=True)
+    ]
+    for row, number in enumerate(told):
+        cosine = F.normalize(embeddings[row], dim=-1) @ prototypes.vectors.T
+        for position in sure[row].nonzero()[:, 0].tolist():
+            who, slot = int(every[row][position]), int(prototypes.slots[row][position])
+            liked = position < len(given[row])
+            match = Match(names[who], float(cosine[slot, who]), liked)
+            matches[number][files[number].labels[slot]] = match
+    return Named(voices, matches, [tuple(names[k] for k in group) for group in groups])
+
+
+def _confused(
+    prototypes: Prototypes, likes: list[torch.Tensor], where: list[list[int]]
+) -> list[list[int]]:
+    """Groups of names that nothing tells apart."""
+    cosine = prototypes.vectors @ prototypes.vectors.T
+    one = cosine > max(prototypes.by_chance, 0.0) + ONE_VOICE
+    confirmed = [n[c] for n, c in zip(likes, prototypes.confirmed, strict=True)]
+    known = torch.zeros(len(where), dtype=torch.bool)
+    known[torch.cat(confirmed)] = True
+    one &= known & known[:, None]
+    same: dict[tuple[int, ...], int] = {}
+    for who, files in enumerate(where):
+        if len(files) > 1:
+            one[who, same.setdefault(tuple(files), who)] = True
+    number, group = connected_components(one.numpy(), directed=False)
+    groups = [np.flatnonzero(group == g).tolist() for g in range(number)]
+    return [some for some in groups if len(some) > 1]
+
+
+def _voices(
+    prototypes: Prototypes,
+    likes: list[torch.Tensor],
+    sure: list[torch.Tensor],
+    names: list[str],
+) -> Voices:
+    """Voices of those of whom a like is sure."""
+    number = torch.cat([n[s] for n, s in zip(likes, sure, strict=True)])
+    number = number.bincount(minlength=len(names))
+    known = number.nonzero()[:, 0].tolist()
+    return Voices(
+        names=tuple(names[k] for k in known),
+        vectors=prototypes.vectors[known].numpy(),
+        by_chance=prototypes.by_chance if prototypes.by_chance > 0 else STRANGERS,
+        num_files=tuple(number[known].tolist()),
+    )

@@ -1,0 +1,151 @@
+"""Naming and searching the results of `apply`."""
+
+import json
+
+import pytest
+from pyannote.database.util import load_rttm
+from typer.testing import CliRunner
+
+from pyannote_weighter.archive import VOICES, find_voice, name_results, read_results
+from pyannote_weighter.cli import app
+from pyannote_weighter.naming import Voices
+from tests.test_naming import PEOPLE, archive
+
+
+def run_cli(*arguments: str):
+    return CliRunner().invoke(app, arguments)
+
+
+def write_results(folder, num_files=20):
+    """JSON results with two turns a speaker, and who is in each."""
+    files, present = archive(num_files)
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for number, speakers in enumerate(files):
+        turns = [
+            {"start": 10.0 * k + at, "end": 10.0 * k + at + 1.5, "speaker": label}
+            for at in (0.5, 100.5)
+            for k, label in enumerate(speakers.labels)
+        ]
+        content = {
+            "uri": f"file {number:02d}",
+            "speakers": [
+                {"speaker": label, "duration": float(s), "embedding": list(map(float, e))}
+                for label, e, s in zip(*speakers, strict=True)
+            ],
+            "diarization": turns,
+            "exclusive_diarization": turns[:1],
+        }
+        paths.append(folder / f"result{number:02d}.json")
+        paths[-1].write_text(json.dumps(content))
+    return paths, {f"file {number:02d}": people for number, people in enumerate(present)}
+
+
+def named_of(path) -> dict[str, str]:
+    content = json.loads(path.read_text())
+    return {e["was"]: e["speaker"] for e in content["speakers"] if "was" in e}
+
+
+def test_names_are_written_wherever_a_speaker_is_named(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    before = [path.read_bytes() for path in paths]
+    likes = {uri: people for uri, people in list(present.items())[:15]}
+    summary = name_results(read_results(paths), tmp_path / "named", likes | {"gone": ["x"]})
+    assert summary.unused == ["gone"] and not summary.unclear
+    assert [path.read_bytes() for path in paths] == before
+    for path, (uri, people) in zip(paths, present.items(), strict=True):
+        labels = {f"SPEAKER_{k:02d}": who for k, who in enumerate(people)}
+        written = tmp_path / "named" / path.name
+        assert named_of(written) == labels
+        content = json.loads(written.read_text())
+        assert content["exclusive_diarization"][0]["speaker"] == people[0]
+        (annotation,) = load_rttm(written.with_suffix(".rttm")).values()
+        assert annotation.labels() == sorted(who.replace(" ", "_") for who in people)
+        assert annotation.label_duration(people[1].replace(" ", "_")) == pytest.approx(3.0)
+        assert content["uri"] == uri
+    assert Voices.load(tmp_path / "named" / VOICES).names == tuple(sorted(PEOPLE))
+
+
+def test_named_results_can_be_named_again(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    name_results(read_results(paths), tmp_path / "named", present)
+    voices = Voices.load(tmp_path / "named" / VOICES)
+    again = [tmp_path / "named" / path.name for path in paths]
+    (tmp_path / "named" / VOICES).unlink()
+    name_results(read_results(again), tmp_path / "named", voices=voices)
+    assert [named_of(p) for p in again] == [
+        {f"SPEAKER_{k:02d}": who for k, who in enumerate(people)} for people in present.values()
+    ]
+    assert not (tmp_path / "named" / VOICES).exists()  # it was given
+    assert all(set(r.speakers.labels) == {f"SPEAKER_0{k}" for k in range(4)}
+               for r in read_results(again))  # fmt: skip
+
+
+def test_a_name_that_is_a_label_is_refused_before_anything_is_written(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    likes = {
+        uri: ["SPEAKER_01" if who == PEOPLE[0] else who for who in people]
+        for uri, people in present.items()
+    }
+    for uri in list(likes)[1::2]:  # somebody has to be left without a name
+        likes[uri] = [who for who in likes[uri] if who != PEOPLE[1]]
+    drop = [r for r in read_results(paths)]
+    swapped = next(r for r in drop if PEOPLE[0] in present[r.uri][2:])
+    swapped.content["speakers"][1]["embedding"] = [1.0] + [0.0] * 63  # a stranger
+    with pytest.raises(ValueError, match="SPEAKER_01 is what another speaker is called"):
+        name_results(drop, tmp_path / "named", likes)
+    assert not (tmp_path / "named").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"uri": "x", "speakers": [{"speaker": "a", "duration": 1}]}']
+)
+def test_what_is_no_result_is_named(tmp_path, text):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"bad\.json: no result with embeddings"):
+        read_results([path])
+
+
+def test_missing_and_double_results(tmp_path):
+    paths, _ = write_results(tmp_path / "results", 2)
+    with pytest.raises(FileNotFoundError, match="none.json: no such result"):
+        read_results([tmp_path / "none.json"])
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(paths[0].read_bytes())
+    with pytest.raises(ValueError, match=r"result00.json and .*copy.json are both of file 00"):
+        read_results([*paths, copy])
+
+
+def test_a_voice_is_found_where_it_is(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    results = read_results(paths)
+    voices = name_results(results, tmp_path / "named", present).voices
+    hits = find_voice(PEOPLE[7], results, voices)
+    there = {uri for uri, people in present.items() if PEOPLE[7] in people}
+    assert {hit.uri for hit in hits if hit.recognized} == there
+    assert {hit.uri for hit in hits[: len(there)]} == there and len(hits) == len(results)
+    place = present[hits[0].uri].index(PEOPLE[7])
+    assert hits[0].speaker == f"SPEAKER_{place:02d}" and hits[0].start == 10.0 * place + 0.5
+    with pytest.raises(ValueError, match="no voice of 'Person 7'; there is person 7"):
+        find_voice("Person 7", results, voices)
+
+
+def test_the_command_line_names_and_finds(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    likes = tmp_path / "a.likes"
+    lines = [" ".join(f'"{item}"' for item in (uri, *people)) for uri, people in present.items()]
+    likes.write_text("\n".join([*lines, "other somebody"]) + "\n")
+    files = list(map(str, paths))
+    told = run_cli("name", *files, "--likes", str(likes), "--into", str(tmp_path / "named"))
+    assert told.exit_code == 0
+    assert "12 voices; 80 speakers named in 20 of 20 recordings" in told.output
+    assert "no result of 1 recordings (other)" in told.output
+    voices = str(tmp_path / "named" / VOICES)
+    named = [str(tmp_path / "named" / path.name) for path in paths]
+    found = run_cli("find", "person 7", *named, "--voices", voices, "--top", "3")
+    assert found.exit_code == 0
+    lines = found.output.splitlines()
+    assert len(lines) == 3 and all(line.startswith("yes\t") for line in lines)
+    both = run_cli("name", *files, "--into", str(tmp_path / "x"))
+    assert both.exit_code != 0
