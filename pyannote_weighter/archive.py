@@ -150,13 +150,12 @@ def name_results(
 def _named(result: Result, matches: Mapping[str, Match]) -> dict:
     """Content with the names of those who are known."""
     labels = [entry["speaker"] for entry in result.content["speakers"]]
-    names = {label: matches[label].name if label in matches else label for label in labels}
-    if len(set(names.values())) < len(names):
-        taken = sorted(n for n in names.values() if n in names and names[n] != n)
+    if taken := {match.name for match in matches.values()} & (set(labels) - set(matches)):
         raise ValueError(
-            f"{result.path}: {', '.join(taken)} is what another speaker is called there: "
+            f"{result.path}: {', '.join(sorted(taken))} is what another speaker is called there: "
             "choose another name in the likes"
         )
+    names = {label: matches[label].name if label in matches else label for label in labels}
     content = _renamed(result.content, names)
     for entry, label in zip(content["speakers"], labels, strict=True):
         if label in matches:

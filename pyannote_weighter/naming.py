@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pyannote_weighter.output import atomic
 from pyannote_weighter.tasks.prototypes import (
+    MARGIN,
     Prototypes,
     complete_likes,
     mutually_nearest,
@@ -35,6 +36,9 @@ conversations have 0.36 to 0.40 with the default Weighter."""
 ONE_VOICE = 0.3
 """Above `Voices.by_chance`, cosine from which two voices are one: of names that were confused on
 development conversations all had 0.42 or more, of others none had more than 0.2."""
+
+COINCIDENCE = 0.3
+"""Expected number of other voices that are in all files of a name by chance, at most."""
 
 
 class Speakers(NamedTuple):
@@ -219,6 +223,8 @@ def learn_voices(files: Sequence[Speakers], likes: Sequence[Sequence[str] | None
         for numbers, confirmed in zip(every, prototypes.confirmed, strict=True)
     ]
 
+    doubtful = _coincidences(prototypes, embeddings, given)
+    sure = [s & ~doubtful[numbers] for numbers, s in zip(every, sure, strict=True)]
     voices = _voices(prototypes, every, sure, names)
     matches: list[dict[str, Match]] = [
         voices.recognize(speakers) if some is None else {}
@@ -251,6 +257,33 @@ def _confused(
     number, group = connected_components(one.numpy(), directed=False)
     groups = [np.flatnonzero(group == g).tolist() for g in range(number)]
     return [some for some in groups if len(some) > 1]
+
+
+def _coincidences(
+    prototypes: Prototypes, embeddings: list[torch.Tensor], likes: list[torch.Tensor]
+) -> torch.Tensor:
+    """(K,) whether the voice of a name may be in its files by chance.
+
+    A voice that is in a share q of the files without the like is in all of m files with it with
+    probability q^m. One of the files is where it was looked for, among all others of that file.
+    """
+    speakers = len(prototypes.vectors)
+    rows = torch.zeros(speakers, 3)  # files with the like and the voice, others, those with it
+    beside = torch.zeros(speakers)
+    confirmed_files = zip(embeddings, likes, prototypes.confirmed, strict=True)
+    for slots, numbers, confirmed in confirmed_files:
+        cosine = F.normalize(slots, dim=-1) @ prototypes.vectors.T
+        heard = (cosine > prototypes.by_chance + MARGIN).any(dim=0).float()
+        liked = torch.zeros(speakers)
+        liked[numbers] = 1.0
+        there = numbers[confirmed[: len(numbers)]]
+        rows[there, 0] += 1
+        beside[there] += len(slots) - 1
+        rows[:, 1] += 1 - liked
+        rows[:, 2] += (1 - liked) * heard
+    found, others, heard = rows.T
+    share = (heard + 0.5) / (others + 1)
+    return beside / found.clamp_min(1) * share ** (found - 1) > COINCIDENCE
 
 
 def _voices(

@@ -5,6 +5,7 @@ the same like: one voice recurs there. Whether it does also tells which likes ca
 since nothing recurs where a like is wrong, or where the speaker says too little.
 """
 
+import heapq
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -45,8 +46,10 @@ def shared_prototypes(
     """Find the slots of each like, and what they have in common.
 
     For each speaker it starts from the slot that all files with the like come nearest to: the
-    voice that recurs. Then likes are assigned to slots within each file (two likes are two
-    people), and the assigned slots of a speaker are averaged, a few times over.
+    voice that recurs. The clearest ones come first, and their slots are nobody else's from then
+    on: who is always liked beside somebody would be taken for them. Then likes are assigned to
+    slots within each file (two likes are two people), and the assigned slots of a speaker are
+    averaged, a few times over.
 
     A like is confirmed when its slot resembles the average of the *other* files with this like
     more than by chance: by three deviations more than the nearest slot of a file resembles
@@ -77,11 +80,29 @@ def shared_prototypes(
     for number, speakers in enumerate(likes):
         for speaker in speakers.tolist():
             files[speaker].append(number)
-    for speaker, where in enumerate(files):
-        if where:
-            some = torch.randperm(len(where), generator=generator)[:MOST_FILES].tolist()
-            some = [where[index] for index in sorted(some)]
-            vectors[speaker] = _recurring([slots[f] for f in some], [weights[f] for f in some])
+    some_of = []
+    for where in files:
+        some = torch.randperm(len(where), generator=generator)[:MOST_FILES].tolist()
+        some_of.append([where[index] for index in sorted(some)])
+    free = [(w >= LEAST_SHARE) | (w == w.max()) for w in weights]
+
+    def recurring(speaker: int) -> tuple[float, Tensor]:
+        left = [f if f.any() else torch.ones_like(f) for f in (free[n] for n in some_of[speaker])]
+        own = [(slots[n], weights[n]) for n in some_of[speaker]]
+        return _recurring(*zip(*own, strict=True), left)
+
+    # the clearest first, whose slots are then not taken for somebody who is liked beside them
+    queue = [(-recurring(k)[0], k) for k, where in enumerate(files) if where]
+    heapq.heapify(queue)
+    while queue:
+        _, speaker = heapq.heappop(queue)
+        clarity, vectors[speaker] = recurring(speaker)
+        if queue and clarity < -queue[0][0]:  # less clear by now: others have taken slots
+            heapq.heappush(queue, (-clarity, speaker))
+            continue
+        for f in files[speaker]:
+            similarity = slots[f] @ vectors[speaker]
+            free[f][similarity.masked_fill(~free[f], -2.0).argmax()] = False
 
     for number in range(num_rounds + 1):
         chosen, total = [], torch.zeros(num_speakers, dimension)
@@ -210,19 +231,23 @@ def complete_likes(
     return shared_prototypes(embeddings, weights, every, num_speakers), missing
 
 
-def _recurring(slots: list[Tensor], weights: list[Tensor]) -> Tensor:
-    """(D,) unit vector: the slot that all files come nearest to, averaged with these."""
+def _recurring(slots: Sequence, weights: Sequence, free: Sequence) -> tuple[float, Tensor]:
+    """How clear it is, and the (D,) unit vector of the free slot that recurs in files.
+
+    It is the one that all files come nearest to, averaged with these. Clear is what is alike in
+    other files, and in many.
+    """
     if len(slots) == 1:
-        return F.normalize(weights[0] @ slots[0], dim=-1)
-    some = [(w >= LEAST_SHARE) | (w == w.max()) for w in weights]
-    slots = [e[keep] for e, keep in zip(slots, some, strict=True)]
+        return 0.0, F.normalize((weights[0] * free[0]) @ slots[0], dim=-1)
+    slots = [e[keep] for e, keep in zip(slots, free, strict=True)]
     every = torch.cat(slots)
     # of each slot to the nearest of each file
     near = [(every @ e.T).max(dim=1) for e in slots]
     support = torch.stack([n.values for n in near]).sum(dim=0)
     seed = support.argmax()
     picked = [e[n.indices[seed]] for e, n in zip(slots, near, strict=True)]
-    return F.normalize(torch.stack(picked).sum(dim=0), dim=-1)
+    clarity = (support[seed] - 1).item() / len(slots)  # less the slot itself
+    return clarity, F.normalize(torch.stack(picked).sum(dim=0), dim=-1)
 
 
 def _by_chance(slots, weights, likes, vectors: Tensor, known: Tensor, generator) -> float:

@@ -1,0 +1,118 @@
+"""How often speakers get their right name from likes, by references that nothing else sees."""
+
+import argparse
+import os
+
+os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
+
+import random
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from pyannote.core import Annotation, Segment
+
+from pyannote_weighter.archive import Result, read_results
+from pyannote_weighter.database import corrupt_likes, drop_likes
+from pyannote_weighter.naming import Match, Named, learn_voices
+from pyannote_weighter.protocols import protocol_files
+
+CONDITIONS = (
+    (1.0, 1.0, 0.0), (1.0, 0.75, 0.0), (1.0, 0.5, 0.0), (1.0, 0.25, 0.0), (1.0, 1.0, 0.1),
+    (0.5, 1.0, 0.0), (0.25, 1.0, 0.0),
+)  # fmt: skip
+"""Share of the tagged files that is used, of their likes that is kept, of these that is wrong."""
+
+
+class Count(NamedTuple):
+    """Speakers of some files, and seconds."""
+
+    right: int
+    wrong: int
+    known: int
+    """Pairs of a file and somebody who is there and whose voice is known."""
+    seconds_right: float
+    seconds_wrong: float
+    seconds: float
+    """All speech, of people whose voices are known or not."""
+
+    def __str__(self) -> str:
+        named = max(1, self.right + self.wrong)
+        return (
+            f"{self.right} | {self.wrong} | {100 * self.right / max(1, self.known):.0f} "
+            f"| {100 * self.right / named:.1f} | {100 * self.seconds_right / self.seconds:.0f} "
+            f"| {100 * self.seconds_wrong / self.seconds:.1f}"
+        )
+
+
+def main() -> None:
+    """Read the command line, learn names under several conditions, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+", help="JSON that `apply` wrote")
+    parser.add_argument("--protocol", default="Simulated.SpeakerDiarization.Conversations")
+    parser.add_argument("--registry", type=Path, required=True, help="its database.yml")
+    parser.add_argument("--subset", default="test")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    references = {
+        file["uri"]: (file["annotation"], file["likes"])
+        for file in protocol_files(arguments.protocol, arguments.registry, arguments.subset)
+    }
+    results = [r for r in read_results(arguments.results) if r.uri in references]
+    print(
+        "| tagged files | likes kept | wrong | voices | in tagged files: right | wrong "
+        "| % of the known | precision | % of speech right | wrong | in others: right | wrong "
+        "| % of the known | precision | % of speech right | wrong |" + "\n" + "|---" * 16 + "|"
+    )
+    for share, kept, wrong in CONDITIONS:
+        rows = [judge(results, references, share, kept, wrong, seed) for seed in arguments.seeds]
+        tagged, voices = (sum(row[i] for row in rows) / len(rows) for i in (0, 1))
+        parts = [Count(*map(sum, zip(*(row[i] for row in rows), strict=True))) for i in (2, 3)]
+        cells = f"{tagged:.0f} | {kept:.0%} | {wrong:.0%} | {voices:.0f}"
+        print(f"| {cells} | {parts[0]} | {parts[1]} |")
+
+
+def judge(
+    results: list[Result], references: dict, share: float, kept: float, wrong: float, seed: int
+) -> tuple[int, int, Count, Count]:
+    """Tag a part of the first half of the results, in random order, and name all of them."""
+    results = sorted(results, key=lambda result: result.uri)
+    random.Random(seed).shuffle(results)
+    half = len(results) // 2
+    num_tagged = round(share * half)
+    results = results[:num_tagged] + results[half:]
+    present = {r.uri: references[r.uri][1] for r in results[:num_tagged]}
+    likes = corrupt_likes(drop_likes(present, kept, seed), wrong, seed, present)
+    named = learn_voices([r.speakers for r in results], [likes.get(r.uri) for r in results])
+    tagged = count(results[:num_tagged], named.matches[:num_tagged], named, references)
+    others = count(results[num_tagged:], named.matches[num_tagged:], named, references)
+    return num_tagged, len(named.voices.names), tagged, others
+
+
+def count(
+    results: list[Result], matches: list[dict[str, Match]], named: Named, references: dict
+) -> Count:
+    """A name is right if it is that of the person who makes most of the speaker."""
+    right = wrong = known = 0
+    good = bad = total = 0.0
+    for result, found in zip(results, matches, strict=True):
+        reference: Annotation = references[result.uri][0]
+        people = {who: reference.label_timeline(who).support() for who in reference.labels()}
+        known += len(people.keys() & set(named.voices.names))
+        total += sum(timeline.duration() for timeline in people.values())
+        diarization = Annotation()
+        for track, turn in enumerate(result.content["diarization"]):
+            diarization[Segment(turn["start"], turn["end"]), track] = turn["speaker"]
+        for label, match in found.items():
+            speech = diarization.label_timeline(label).support()
+            shared = {who: t.crop(speech).duration() for who, t in people.items()}
+            is_right = max(shared, key=shared.get, default=None) == match.name
+            right, wrong = right + is_right, wrong + (not is_right)
+            good += shared.get(match.name, 0.0)
+            bad += speech.duration() - shared.get(match.name, 0.0)
+    return Count(right, wrong, known, good, bad, total)
+
+
+if __name__ == "__main__":
+    main()
