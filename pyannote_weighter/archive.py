@@ -24,6 +24,8 @@ class Result:
     path: Path
     content: dict
     """See `pyannote_weighter.output.to_json`; speakers as they were before they were named."""
+    names: dict[str, str]
+    """What its speakers are called in the file."""
 
     @property
     def uri(self) -> str:
@@ -59,7 +61,8 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
             for entry in content["speakers"]:
                 entry.pop("cosine", None)
                 entry["embedding"][0], entry["duration"]  # noqa: B018
-            result = Result(path, _renamed(content, was))
+            names = {label: name for name, label in was.items()}
+            result = Result(path, _renamed(content, was), names)
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: no such result") from None
         except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -175,6 +178,7 @@ class Hit(NamedTuple):
 
     uri: str
     speaker: str
+    """As the result calls them."""
     cosine: float
     seconds: float
     """How long that speaker speaks."""
@@ -212,7 +216,7 @@ def find_voice(name: str, results: Sequence[Result], voices: Voices) -> list[Hit
         hits.append(
             Hit(
                 result.uri,
-                label,
+                result.names[label],
                 float(cosine[best]),
                 float(speakers.seconds[best]),
                 min(starts, default=0.0),

@@ -142,6 +142,7 @@ def test_the_command_line_names_and_finds(tmp_path):
     found = run_cli("find", "person 7", *named, "--voices", voices, "--top", "3")
     assert found.exit_code == 0
     lines = found.output.splitlines()
-    assert len(lines) == 3 and all(line.startswith("yes\t") for line in lines)
+    assert len(lines) == 3
+    assert all(line.startswith("yes\t") and line.endswith("\tperson 7") for line in lines)
     both = run_cli("name", *files, "--into", str(tmp_path / "x"))
     assert both.exit_code != 0
