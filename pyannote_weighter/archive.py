@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +11,12 @@ import numpy as np
 from pyannote.core import Annotation, Segment
 
 from pyannote_weighter.naming import Match, Speakers, Voices, learn_voices
-from pyannote_weighter.output import write_json, write_rttm
+from pyannote_weighter.output import one_field, write_json, write_rttm
 
 VOICES = "voices.safetensors"
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What `pyannote-weighter apply` wrote of one recording."""
 
     path: Path
@@ -26,21 +24,12 @@ class Result:
     """See `pyannote_weighter.output.to_json`; speakers as they were before they were named."""
     names: dict[str, str]
     """What its speakers are called in the file."""
+    speakers: Speakers
 
     @property
     def uri(self) -> str:
         """Name of the recording."""
         return self.content["uri"]
-
-    @property
-    def speakers(self) -> Speakers:
-        """Its speakers."""
-        entries = self.content["speakers"]
-        return Speakers(
-            [entry["speaker"] for entry in entries],
-            np.array([entry["embedding"] for entry in entries], dtype=np.float32),
-            np.array([entry["duration"] for entry in entries], dtype=np.float32),
-        )
 
 
 def read_results(paths: Sequence[str | Path]) -> list[Result]:
@@ -55,17 +44,11 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
     """
     results: dict[str, Result] = {}
     for path in map(Path, paths):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; results are JSON that `apply` wrote")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            was = {e["speaker"]: e.pop("was", e["speaker"]) for e in content["speakers"]}
-            for entry in content["speakers"]:
-                entry.pop("cosine", None)
-                entry["embedding"][0], entry["duration"]  # noqa: B018
-            names = {label: name for name, label in was.items()}
-            result = Result(path, _renamed(content, was), names)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such result") from None
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            result = _read(path)
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: no result with embeddings, as `pyannote-weighter apply --format json` "
                 f"writes them ({error!r})"
@@ -76,6 +59,30 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
             )
         results[result.uri] = result
     return list(results.values())
+
+
+def _read(path: Path) -> Result:
+    """Read a result; ValueError, KeyError or TypeError where it is none."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content["uri"], str):
+        raise ValueError("uri is no text")
+    was = {e["speaker"]: e.pop("was", e["speaker"]) for e in content["speakers"]}
+    if len(set(was.values())) < len(content["speakers"]):
+        raise ValueError("two speakers have one label")
+    for entry in content["speakers"]:
+        entry.pop("cosine", None)
+    content = _renamed(content, was)
+    entries = content["speakers"]
+    embeddings = np.array([entry["embedding"] for entry in entries], dtype=np.float32)
+    seconds = np.array([entry["duration"] for entry in entries], dtype=np.float32)
+    if entries and not (embeddings.ndim == 2 and np.isfinite(embeddings).all()):
+        raise ValueError("embeddings are not finite numbers, as many for each speaker")
+    if not np.isfinite(seconds).all():
+        raise ValueError("durations are not finite")
+    for turn in content["diarization"]:
+        Segment(float(turn["start"]), float(turn["end"]))
+    speakers = Speakers([entry["speaker"] for entry in entries], embeddings, seconds)
+    return Result(path, content, {label: name for name, label in was.items()}, speakers)
 
 
 def _renamed(content: dict, names: Mapping[str, str]) -> dict:
@@ -95,6 +102,7 @@ class Summary(NamedTuple):
     matches: dict[str, dict[str, Match]]
     """By recording and label."""
     unclear: list[tuple[str, ...]]
+    doubtful: list[str]
     """See `pyannote_weighter.naming.Named`."""
     unused: list[str]
     """Recordings with likes of which no result was given."""
@@ -129,15 +137,26 @@ def name_results(
     Raises
     ------
     ValueError
-        If likes teach nothing, embeddings are of another Weighter, or a name is the label of
-        somebody else; nothing has been written then.
+        If likes teach nothing, embeddings are of another Weighter, a name is the label of
+        somebody else, or two results would be one file; nothing has been written then.
     """
-    into, unclear, unused = Path(into), [], []
+    into, unclear, doubtful, unused = Path(into), [], [], []
+    by_stem: dict[str, Path] = {}
+    for result in results:
+        other = by_stem.setdefault(result.path.stem.casefold(), result.path)
+        if other != result.path:
+            raise ValueError(f"{other} and {result.path} would be named in one file: rename one")
     files = [result.speakers for result in results]
     if voices is None:
-        likes = likes or {}
-        unused = sorted(set(likes) - {result.uri for result in results})
-        voices, matches, unclear = learn_voices(files, [likes.get(r.uri) for r in results])
+        likes, uris = likes or {}, {result.uri for result in results}
+        unused = sorted(set(likes) - uris)
+        if unused and len(unused) == len(likes) and uris:
+            raise ValueError(
+                f"likes are of other recordings ({unused[0]!r}) than results ({min(uris)!r}): "
+                "they need the same names"
+            )
+        learned = learn_voices(files, [likes.get(result.uri) for result in results])
+        voices, matches, unclear, doubtful = learned
     else:
         matches = [voices.recognize(speakers) for speakers in files]
     named = [_named(result, found) for result, found in zip(results, matches, strict=True)]
@@ -147,7 +166,7 @@ def name_results(
     if likes is not None:
         voices.save(into / VOICES)
     by_uri = {result.uri: found for result, found in zip(results, matches, strict=True)}
-    return Summary(voices, by_uri, unclear, unused)
+    return Summary(voices, by_uri, unclear, doubtful, unused)
 
 
 def _named(result: Result, matches: Mapping[str, Match]) -> dict:
@@ -159,6 +178,11 @@ def _named(result: Result, matches: Mapping[str, Match]) -> dict:
             "choose another name in the likes"
         )
     names = {label: matches[label].name if label in matches else label for label in labels}
+    if len({one_field(name) for name in names.values()}) < len(names):
+        raise ValueError(
+            f"{result.path}: names that differ only in spaces cannot be told apart in RTTM: "
+            f"{sorted(names.values())}"
+        )
     content = _renamed(result.content, names)
     for entry, label in zip(content["speakers"], labels, strict=True):
         if label in matches:
@@ -185,7 +209,7 @@ class Hit(NamedTuple):
     start: float
     """Seconds from the beginning to the first turn."""
     recognized: bool
-    """Beyond doubt, see `Voices.recognize`."""
+    """See `Voices.recognize`."""
 
 
 def find_voice(name: str, results: Sequence[Result], voices: Voices) -> list[Hit]:

@@ -208,6 +208,12 @@ def name(
             "nobody gets these names. More likes tell them apart",
             err=True,
         )
+    if summary.doubtful:
+        typer.echo(
+            f"no voice recurs in all recordings of {', '.join(summary.doubtful)}, or one that may "
+            "do so by chance; nobody gets these names. More likes may help",
+            err=True,
+        )
     if summary.unused:
         some = ", ".join(summary.unused[:3]) + (" ..." if len(summary.unused) > 3 else "")
         typer.echo(f"{likes}: no result of {len(summary.unused)} recordings ({some})", err=True)
@@ -228,7 +234,7 @@ def find(
 ) -> None:
     """Find somebody in an archive: recordings by how alike their most alike speaker is.
 
-    A line a recording, separated by tabs: yes where it is beyond doubt, else maybe; cosine;
+    A line a recording, separated by tabs: yes where the voice is recognized, else maybe; cosine;
     seconds that the speaker speaks; seconds to the first turn; recording; speaker.
     """
     _quiet()

@@ -30,8 +30,8 @@ from pyannote_weighter.tasks.prototypes import (
 )
 
 STRANGERS = 0.4
-"""`Voices.by_chance` where likes do not tell: every name is in every file. Development
-conversations have 0.36 to 0.40 with the default Weighter."""
+"""Least `Voices.by_chance`: few files or few names tell little of who is there by chance.
+Development conversations have 0.36 to 0.40 with the default Weighter."""
 
 ONE_VOICE = 0.3
 """Above `Voices.by_chance`, cosine from which two voices are one: of names that were confused on
@@ -165,6 +165,9 @@ class Named(NamedTuple):
     """Of each file, by label."""
     unclear: list[tuple[str, ...]]
     """Names that nothing tells apart: liked in the same files, or given one and the same voice."""
+    doubtful: list[str]
+    """Names that are liked in two files or more, and have no voice for other reasons: none recurs
+    in their files, or one that may do so by chance."""
 
 
 def learn_voices(files: Sequence[Speakers], likes: Sequence[Sequence[str] | None]) -> Named:
@@ -214,7 +217,7 @@ def learn_voices(files: Sequence[Speakers], likes: Sequence[Sequence[str] | None
     seconds = [torch.from_numpy(np.asarray(files[f].seconds)).float() for f in told]
     shares = [s / s.sum().clamp_min(1e-6) for s in seconds]
     most = [max(0, len(e) - len(g)) for e, g in zip(embeddings, given, strict=True)]
-    prototypes, missing = complete_likes(embeddings, shares, given, len(names), most)
+    prototypes, missing = complete_likes(embeddings, shares, given, len(names), most, STRANGERS)
     every = [torch.cat(pair) for pair in zip(given, missing, strict=True)]
     groups = _confused(prototypes, every, [where[name] for name in names])
     unclear = torch.tensor([who for group in groups for who in group]).long()
@@ -237,7 +240,10 @@ def learn_voices(files: Sequence[Speakers], likes: Sequence[Sequence[str] | None
             liked = position < len(given[row])
             match = Match(names[who], float(cosine[slot, who]), liked)
             matches[number][files[number].labels[slot]] = match
-    return Named(voices, matches, [tuple(names[k] for k in group) for group in groups])
+    unclear_names = [tuple(names[k] for k in group) for group in groups]
+    settled = {*voices.names, *(name for group in unclear_names for name in group)}
+    doubtful = [name for name in names if len(where[name]) > 1 and name not in settled]
+    return Named(voices, matches, unclear_names, doubtful)
 
 
 def _confused(
@@ -245,7 +251,7 @@ def _confused(
 ) -> list[list[int]]:
     """Groups of names that nothing tells apart."""
     cosine = prototypes.vectors @ prototypes.vectors.T
-    one = cosine > max(prototypes.by_chance, 0.0) + ONE_VOICE
+    one = cosine > prototypes.by_chance + ONE_VOICE
     confirmed = [n[c] for n, c in zip(likes, prototypes.confirmed, strict=True)]
     known = torch.zeros(len(where), dtype=torch.bool)
     known[torch.cat(confirmed)] = True
@@ -299,6 +305,6 @@ def _voices(
     return Voices(
         names=tuple(names[k] for k in known),
         vectors=prototypes.vectors[known].numpy(),
-        by_chance=prototypes.by_chance if prototypes.by_chance > 0 else STRANGERS,
+        by_chance=prototypes.by_chance,
         num_files=tuple(number[known].tolist()),
     )

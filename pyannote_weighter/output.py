@@ -38,8 +38,8 @@ def write_json(content: Any, path: str | Path) -> None:
 
 def write_rttm(diarization: Annotation, path: str | Path) -> None:
     """Write RTTM. Fields of RTTM hold no spaces: each becomes an underscore in uri and names."""
-    diarization = diarization.rename_labels(_names(diarization, _one_field, "RTTM"))
-    diarization.uri = _one_field(diarization.uri or "unknown")
+    diarization = diarization.rename_labels(_names(diarization, one_field, "RTTM"))
+    diarization.uri = one_field(diarization.uri or "unknown")
     with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         diarization.write_rttm(file)
 
@@ -131,7 +131,8 @@ def _names(diarization: Annotation, written: Callable[[Any], str], form: str) ->
     return names
 
 
-def _one_field(text: Any) -> str:
+def one_field(text: Any) -> str:
+    """Text as a field of RTTM, which holds no spaces."""
     return re.sub(r"\s", "_", str(text)) or "_"
 
 

@@ -93,19 +93,91 @@ def test_a_name_that_is_a_label_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "named").exists()
 
 
+def broken(what: str) -> str:
+    content = {
+        "uri": "x",
+        "speakers": [
+            {"speaker": "a", "duration": 1.0, "embedding": [1.0, 2.0]},
+            {"speaker": "b", "duration": 1.0, "embedding": [2.0, 1.0]},
+        ],
+        "diarization": [{"start": 0.0, "end": 1.0, "speaker": "a"}],
+    }
+    first = content["speakers"][0]
+    if what == "no uri":
+        del content["uri"]
+    elif what == "uri":
+        content["uri"] = None
+    elif what == "no turns":
+        del content["diarization"]
+    elif what == "stranger":
+        content["diarization"][0]["speaker"] = "c"
+    elif what == "one label":
+        first["speaker"] = "b"
+    elif what == "no embedding":
+        del first["embedding"]
+    elif what == "null":
+        first["embedding"][0] = None
+    elif what == "NaN":
+        first["embedding"][0] = float("nan")
+    elif what == "ragged":
+        first["embedding"].append(1.0)
+    elif what == "text":
+        first["embedding"] = "text"
+    return json.dumps(content)
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"uri": "x", "speakers": [{"speaker": "a", "duration": 1}]}']
-)
-def test_what_is_no_result_is_named(tmp_path, text):
+    "what",
+    ["no uri", "uri", "no turns", "stranger", "one label", "no embedding", "null", "NaN",
+     "ragged", "text"],
+)  # fmt: skip
+def test_what_is_no_result_is_named(tmp_path, what):
+    path = tmp_path / "bad.json"
+    path.write_text(broken("nothing"))
+    assert read_results([path])[0].uri == "x"
+    path.write_text(broken(what))
+    with pytest.raises(ValueError, match=r"bad\.json: no result with embeddings"):
+        read_results([path])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "3"])
+def test_what_is_no_json_of_a_result_is_named(tmp_path, text):
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"bad\.json: no result with embeddings"):
         read_results([path])
 
 
+def test_results_that_would_be_one_file_are_refused(tmp_path):
+    paths, present = write_results(tmp_path / "results", 30)
+    other = tmp_path / "other" / paths[0].name.upper().replace("JSON", "json")
+    other.parent.mkdir()
+    other.write_text(paths[0].read_text().replace("file 00", "file 99"))
+    with pytest.raises(ValueError, match="in one file"):
+        name_results(read_results([*paths, other]), tmp_path / "named", present)
+    assert not (tmp_path / "named").exists()
+
+
+def test_names_that_are_one_in_rttm_are_refused_before_anything_is_written(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    change = {PEOPLE[0]: "Anna Lee", PEOPLE[1]: "Anna_Lee"}
+    assert any({PEOPLE[0], PEOPLE[1]} <= set(people) for people in present.values())
+    likes = {uri: [change.get(n, n) for n in people] for uri, people in present.items()}
+    with pytest.raises(ValueError, match="differ only in spaces"):
+        name_results(read_results(paths), tmp_path / "named", likes)
+    assert not (tmp_path / "named").exists()
+
+
+def test_likes_of_other_recordings_are_told(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    likes = {f"{uri}.wav": people for uri, people in present.items()}
+    with pytest.raises(ValueError, match=r"other recordings \('file 00.wav'\).*'file 00'"):
+        name_results(read_results(paths), tmp_path / "named", likes)
+
+
 def test_missing_and_double_results(tmp_path):
     paths, _ = write_results(tmp_path / "results", 2)
-    with pytest.raises(FileNotFoundError, match="none.json: no such result"):
+    with pytest.raises(FileNotFoundError, match="none.json: no such file"):
         read_results([tmp_path / "none.json"])
     copy = tmp_path / "copy.json"
     copy.write_bytes(paths[0].read_bytes())

@@ -83,6 +83,26 @@ def test_who_is_liked_once_has_no_voice():
     assert len(named.voices.names) == len(PEOPLE) - 1
 
 
+def test_a_name_without_a_voice_gets_none_however_few_names_there_are():
+    """Six files in which nobody recurs, and one name for all of them."""
+    rng = np.random.default_rng(5)
+    for number in (2, 4, 6):
+        files = [
+            Speakers(list("abc"), np.float32(rng.standard_normal((3, DIMENSION))), np.ones(3))
+            for _ in range(number)
+        ]
+        named = learn_voices(files, [["ghost"]] * number)
+        assert named.voices.names == () and named.doubtful == ["ghost"]
+        assert not any(named.matches)
+
+
+def test_of_equal_speakers_one_gets_the_name():
+    files, present = archive()
+    voices = learn_voices(files, present).voices
+    twins = Speakers(["a", "b"], np.float32([voice(2), voice(2)]), np.ones(2))
+    assert list(voices.recognize(twins)) == ["a"]
+
+
 def test_names_in_the_same_files_are_not_told_apart():
     files, present = archive()
     # two names of one person, and so of nobody

@@ -42,6 +42,7 @@ def shared_prototypes(
     likes: Sequence[Tensor],
     num_speakers: int,
     num_rounds: int = 3,
+    least: float = -1.0,
 ) -> Prototypes:
     """Find the slots of each like, and what they have in common.
 
@@ -67,6 +68,8 @@ def shared_prototypes(
     num_speakers : int
         K.
     num_rounds : int
+    least : float, optional
+        Of `Prototypes.by_chance`, which few files and few likes do not tell.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def shared_prototypes(
     for where in files:
         some = torch.randperm(len(where), generator=generator)[:MOST_FILES].tolist()
         some_of.append([where[index] for index in sorted(some)])
-    free = [(w >= LEAST_SHARE) | (w == w.max()) for w in weights]
+    free = [(w >= LEAST_SHARE) | (w == w.max()) if len(w) else w > 0 for w in weights]
 
     def recurring(speaker: int) -> tuple[float, Tensor]:
         left = [f if f.any() else torch.ones_like(f) for f in (free[n] for n in some_of[speaker])]
@@ -118,6 +121,7 @@ def shared_prototypes(
 
     number_of = torch.tensor([len(where) for where in files])
     threshold = _by_chance(slots, weights, likes, vectors, number_of > 1, generator)
+    threshold = max(threshold, least)
     given, confirmed = [], []
     for file_slots, speakers, (some, columns) in zip(slots, likes, chosen, strict=True):
         given.append(torch.full((len(speakers),), -1))
@@ -179,7 +183,7 @@ def missing_likes(
 
 
 def mutually_nearest(cosine: Tensor, free: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of a slot and the voice that it is of, beyond doubt.
+    """Pairs of a slot and the voice that it is of, by a margin.
 
     Parameters
     ----------
@@ -197,7 +201,8 @@ def mutually_nearest(cosine: Tensor, free: Tensor, least: Tensor) -> tuple[Tenso
     """
     best, nearest = cosine.max(dim=1)  # (N,)
     rest = cosine.scatter(1, nearest[:, None], -1.0).amax(dim=1)
-    first = best >= (cosine * free[:, None]).amax(dim=0)[nearest]
+    of_voice = cosine.masked_fill(~free[:, None], -2.0).argmax(dim=0)  # (K,)
+    first = of_voice[nearest] == torch.arange(len(cosine), device=cosine.device)
     found = free & first & (best > torch.maximum(least, rest) + MARGIN)
     return found.nonzero()[:, 0], nearest[found]
 
@@ -208,6 +213,7 @@ def complete_likes(
     likes: Sequence[Tensor],
     num_speakers: int,
     most: Sequence[float] | None = None,
+    least: float = -1.0,
 ) -> tuple[Prototypes, list[Tensor]]:
     """Find prototypes, likes that are missing, and prototypes of these and of those given.
 
@@ -217,6 +223,8 @@ def complete_likes(
         See `shared_prototypes`.
     most : list of float, optional
         See `missing_likes`.
+    least : float, optional
+        See `shared_prototypes`.
 
     Returns
     -------
@@ -225,10 +233,10 @@ def complete_likes(
     missing : list of (M,) long tensors
         See `missing_likes`.
     """
-    given = shared_prototypes(embeddings, weights, likes, num_speakers)
+    given = shared_prototypes(embeddings, weights, likes, num_speakers, least=least)
     missing = missing_likes(embeddings, weights, likes, given, most)
     every = [torch.cat(pair) for pair in zip(likes, missing, strict=True)]
-    return shared_prototypes(embeddings, weights, every, num_speakers), missing
+    return shared_prototypes(embeddings, weights, every, num_speakers, least=least), missing
 
 
 def _recurring(slots: Sequence, weights: Sequence, free: Sequence) -> tuple[float, Tensor]:

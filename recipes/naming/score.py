@@ -19,7 +19,7 @@ from pyannote_weighter.protocols import protocol_files
 
 CONDITIONS = (
     (1.0, 1.0, 0.0), (1.0, 0.75, 0.0), (1.0, 0.5, 0.0), (1.0, 0.25, 0.0), (1.0, 1.0, 0.1),
-    (0.5, 1.0, 0.0), (0.25, 1.0, 0.0),
+    (0.5, 1.0, 0.0), (0.25, 1.0, 0.0), (0.1, 1.0, 0.0),
 )  # fmt: skip
 """Share of the tagged files that is used, of their likes that is kept, of these that is wrong."""
 

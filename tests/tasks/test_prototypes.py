@@ -231,6 +231,21 @@ def test_who_is_always_liked_beside_somebody_is_told_from_them():
             assert slots.tolist() == list(range(len(people)))
 
 
+def test_a_file_without_slots_is_no_obstacle():
+    _, embeddings, weights, likes = planted(num_speakers=6, num_files=12, num_slots=4)
+    nothing = torch.zeros(0, embeddings[0].shape[1])
+    none = torch.tensor([]).long()
+    before = shared_prototypes(embeddings, weights, likes, 6)
+    after = shared_prototypes([*embeddings, nothing], [*weights, nothing[:, 0]], [*likes, none], 6)
+    torch.testing.assert_close(after.vectors, before.vectors)
+
+
+def test_chance_can_have_a_least():
+    _, embeddings, weights, likes = planted(num_speakers=6, num_files=12, num_slots=4)
+    found = shared_prototypes(embeddings, weights, likes, 6, least=0.999)
+    assert found.by_chance == 0.999 and not torch.cat(found.confirmed).any()
+
+
 def test_without_likes_nothing_is_missing():
     _, embeddings, weights, likes = planted(num_files=5)
     nothing = [torch.tensor([], dtype=torch.long)] * 5
