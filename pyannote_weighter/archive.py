@@ -162,7 +162,7 @@ def name_results(
     named = [_named(result, found) for result, found in zip(results, matches, strict=True)]
     for result, content in zip(results, named, strict=True):
         write_json(content, into / f"{result.path.stem}.json")
-        write_rttm(_annotation(content), into / f"{result.path.stem}.rttm")
+        write_rttm(to_annotation(content), into / f"{result.path.stem}.rttm")
     if likes is not None:
         voices.save(into / VOICES)
     by_uri = {result.uri: found for result, found in zip(results, matches, strict=True)}
@@ -190,7 +190,8 @@ def _named(result: Result, matches: Mapping[str, Match]) -> dict:
     return content
 
 
-def _annotation(content: dict) -> Annotation:
+def to_annotation(content: dict) -> Annotation:
+    """Turns of a result, see `pyannote_weighter.output.to_json`."""
     annotation = Annotation(uri=content["uri"])
     for track, turn in enumerate(content["diarization"]):
         annotation[Segment(turn["start"], turn["end"]), track] = turn["speaker"]

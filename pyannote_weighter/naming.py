@@ -2,7 +2,7 @@
 
 Diarization calls the speakers of each file SPEAKER_00 and so on, anew in every file. A like names
 somebody who is in a file and does not say which of its speakers that is; the other files with the
-same like do: one voice recurs there (`pyannote_weighter.tasks.prototypes`). What it is like is
+same like do: one voice recurs there (`pyannote_weighter.prototypes`). What it is like is
 then known, and found in files that nobody has tagged.
 """
 
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from scipy.sparse.csgraph import connected_components
 
 from pyannote_weighter.output import atomic
-from pyannote_weighter.tasks.prototypes import (
+from pyannote_weighter.prototypes import (
     MARGIN,
     Prototypes,
     complete_likes,
@@ -220,14 +220,12 @@ def learn_voices(files: Sequence[Speakers], likes: Sequence[Sequence[str] | None
     prototypes, missing = complete_likes(embeddings, shares, given, len(names), most, STRANGERS)
     every = [torch.cat(pair) for pair in zip(given, missing, strict=True)]
     groups = _confused(prototypes, every, [where[name] for name in names])
-    unclear = torch.tensor([who for group in groups for who in group]).long()
+    left_out = _coincidences(prototypes, embeddings, given)
+    left_out[[who for group in groups for who in group]] = True
     sure = [
-        confirmed & ~torch.isin(numbers, unclear)
+        confirmed & ~left_out[numbers]
         for numbers, confirmed in zip(every, prototypes.confirmed, strict=True)
     ]
-
-    doubtful = _coincidences(prototypes, embeddings, given)
-    sure = [s & ~doubtful[numbers] for numbers, s in zip(every, sure, strict=True)]
     voices = _voices(prototypes, every, sure, names)
     matches: list[dict[str, Match]] = [
         voices.recognize(speakers) if some is None else {}
@@ -240,10 +238,10 @@ def learn_voices(files: Sequence[Speakers], likes: Sequence[Sequence[str] | None
             liked = position < len(given[row])
             match = Match(names[who], float(cosine[slot, who]), liked)
             matches[number][files[number].labels[slot]] = match
-    unclear_names = [tuple(names[k] for k in group) for group in groups]
-    settled = {*voices.names, *(name for group in unclear_names for name in group)}
+    unclear = [tuple(names[k] for k in group) for group in groups]
+    settled = {*voices.names, *(name for group in unclear for name in group)}
     doubtful = [name for name in names if len(where[name]) > 1 and name not in settled]
-    return Named(voices, matches, unclear_names, doubtful)
+    return Named(voices, matches, unclear, doubtful)
 
 
 def _confused(

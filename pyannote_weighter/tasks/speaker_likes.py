@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from pyannote_weighter.models import Weighter
+from pyannote_weighter.prototypes import Prototypes, complete_likes, shared_prototypes
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.batching import plan_epoch
@@ -28,7 +29,6 @@ from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import optimize
 from pyannote_weighter.tasks.prepared import load, store, warn_of_crops
-from pyannote_weighter.tasks.prototypes import Prototypes, complete_likes, shared_prototypes
 from pyannote_weighter.tasks.samples import (
     collate,
     crop_reference,
@@ -81,7 +81,7 @@ class SpeakerLikes(Validation, Task):
     complete : bool, optional
         Before training, look for speakers who are in a file without a like, by the voice that
         their other files have in common, and train as if they were liked there too, see
-        `pyannote_weighter.tasks.prototypes.missing_likes`. `missing` says who was found.
+        `pyannote_weighter.prototypes.missing_likes`. `missing` says who was found.
     wrong_likes : float, optional
         Share of the likes that name someone who is not there, or are thought to: as many, of
         highest cost, are left out after the first epochs, see

@@ -17,10 +17,10 @@ from rich.progress import track
 from pyannote_weighter.database import corrupt_likes, drop_likes
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.protocols import protocol_files
+from pyannote_weighter.prototypes import missing_likes, shared_prototypes
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.extraction import extract, extractor_id
 from pyannote_weighter.tasks.frames import FrameCache
-from pyannote_weighter.tasks.prototypes import missing_likes, shared_prototypes
 from pyannote_weighter.tasks.samples import discretize
 
 CONDITIONS = (

@@ -11,9 +11,9 @@ from pyannote.audio import Model
 
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import save_checkpoint
+from pyannote_weighter.prototypes import shared_prototypes
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.tasks import speaker_likes as module
-from pyannote_weighter.tasks.prototypes import shared_prototypes
 from pyannote_weighter.tasks.speaker_likes import splice
 from tests.models.test_weighter import small_weighter
 from tests.tasks.conftest import conversation, liked, reference

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pyannote_weighter.forward_backward import count_transitions
-from pyannote_weighter.models.encoders.markov import Habits, MarkovRefiner, noise_level
+from pyannote_weighter.models.encoders.markov import MarkovRefiner, noise_level
+from pyannote_weighter.models.encoders.turns import Habits
 
 LEAST = 1e-5  # precision of the prior, as a share of the frames, that float32 still sees
 
@@ -153,10 +154,8 @@ class MessageRefiner(MarkovRefiner):
         num_slots = scores.shape[-1]
         if not learn or num_slots == 1:
             return super().take_turns(scores, habits, learn)
-        window = None if self.training else self.window
-        chains = count_transitions(scores, *self.turns(num_slots, habits), window)
-        weight, log_evidence = self.weigh(chains.log_evidence)
-        posterior = torch.einsum("mb,mbtn->btn", weight, chains.slots)
+        chains = self.run(count_transitions, scores, habits)
+        posterior, log_evidence, weight = self.combine(chains)
 
         alike = (1 - torch.eye(num_slots).to(scores)) / (num_slots - 1)
         with torch.no_grad():

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from pyannote_weighter.tasks.prototypes import (
+from pyannote_weighter.prototypes import (
     complete_likes,
     missing_likes,
     shared_prototypes,
