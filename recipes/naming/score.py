@@ -75,7 +75,8 @@ def main() -> None:
         print(f"| {cells} | {parts[0]} | {parts[1]} |")
     print(
         "\nWho is in the other files, complete tags:\n\n"
-        "| voices | equal error rate, by cosine | missed | found too many | all of a file right |\n|---|---|---|---|---|"
+        "| voices | equal error rate, by cosine | missed | found too many | all of a file right |\n"
+        "|---|---|---|---|---|"
     )
     for seed in arguments.seeds:
         print(identify(results, references, seed))
