@@ -75,8 +75,8 @@ def main() -> None:
         print(f"| {cells} | {parts[0]} | {parts[1]} |")
     print(
         "\nWho is in the other files, complete tags:\n\n"
-        "| voices | equal error rate, by cosine | missed | found too many | all of a file right |\n"
-        "|---|---|---|---|---|"
+        "| voices | equal error rate, by cosine | missed | found too many "
+        "| all of a file right |\n|---|---|---|---|---|"
     )
     for seed in arguments.seeds:
         print(identify(results, references, seed))
@@ -90,7 +90,9 @@ def identify(results: list[Result], references: dict, seed: int) -> str:
     voices = learn_voices([r.speakers for r in results], likes).voices
     cosine, present, found = [], [], []
     for result in results[num_tagged:]:
-        cosine.append(voices.cosines(result.speakers).max(axis=0))
+        nobody = not result.speakers.labels
+        nearest = -1.0 if nobody else voices.cosines(result.speakers).max(axis=0)
+        cosine.append(np.broadcast_to(nearest, len(voices.names)))
         present.append([name in references[result.uri][1] for name in voices.names])
         names = {match.name for match in voices.recognize(result.speakers).values()}
         found.append([name in names for name in voices.names])
