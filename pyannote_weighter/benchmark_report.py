@@ -10,8 +10,8 @@ REFERENCE = "stock"  # what the others are compared with
 # columns of the table of CPU times, and the hooks that each of them adds up
 COLUMNS = {
     "segmentation": ("segmentation", "speaker_counting"),
-    "embedding": ("embeddings", "frames"),
-    "assignment": ("clustering", "assignment", "slots", "weightings", "speaker_embeddings"),
+    "embedding": ("embeddings", "frames", "speaker_embeddings"),
+    "assignment": ("clustering", "assignment", "slots", "weightings"),
     "reconstruction": ("discrete_diarization", "annotation"),
 }
 

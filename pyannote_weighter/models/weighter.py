@@ -200,6 +200,7 @@ class Weighter(Model):
         count: Tensor | None = None,
         mask: Tensor | None = None,
         start: Tensor | None = None,
+        last: int | None = None,
     ) -> Weighted:
         """Weigh frames that were computed before.
 
@@ -215,6 +216,8 @@ class Weighter(Model):
         start : (B, T, K) tensor, optional
             Weightings to improve, where the encoder can (`encoder.restarts`); there are then K
             slots in place of N.
+        last : int, optional
+            Only so many of the last rounds of the encoder, for a start that is good already.
 
         Returns
         -------
@@ -233,7 +236,9 @@ class Weighter(Model):
             embed=lambda x: self.backbone.embed_summary(summary, x),
             embed_windows=self.backbone.embed_windows,
         )
-        encoded = self.encoder(frames, summary, pooling, count=count, mask=mask, start=start)
+        encoded = self.encoder(
+            frames, summary, pooling, count=count, mask=mask, start=start, last=last
+        )
         weightings = encoded.weightings[-1].repeat_interleave(step, dim=1)[:, : frames.shape[1]]
         if mask is not None:  # the last step of a file may reach into its padding
             weightings = weightings * mask.unsqueeze(-1)

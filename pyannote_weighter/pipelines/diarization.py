@@ -24,6 +24,7 @@ from pyannote_weighter.models.backbones import stream_frames
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.reconstruction import nobody, reconstruct
 from pyannote_weighter.pipelines.spill import Rows
+from pyannote_weighter.pipelines.voices import embed_alone
 from pyannote_weighter.pipelines.weighing import (
     cut_windows,
     improve_parts,
@@ -70,6 +71,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         They change speed and memory; on a CPU they do not change the result.
     half : bool, optional
         Keep frames in half precision between the steps (default).
+    embedding_duration : float, optional
+        Seconds of each speaker, talking alone, that the backbone is given once more for the
+        embedding of the speaker, which then compares better across recordings. With 0 it is pooled
+        from the frames of the recording. The diarization does not depend on it.
     legacy : bool, optional
         Return the annotation alone.
     likeness, presence : dict, optional
@@ -114,6 +119,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         segmentation_batch_size: int = 8,
         embedding_batch_size: int = 1,
         half: bool = True,
+        embedding_duration: float = 10.0,
         legacy: bool = False,
         likeness: dict | None = None,
         presence: dict | None = None,
@@ -129,6 +135,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         self.window = window
         self.embedding_batch_size = embedding_batch_size
         self.half = half
+        self.embedding_duration = embedding_duration
         self.likeness = Likeness(**{"offset": cosine_offset} | (likeness or {}))
         self.presence = Presence(**{"offset": cosine_offset} | (presence or {}))
         self.der_variant = der_variant or {"collar": 0.0, "skip_overlap": False}
@@ -208,8 +215,12 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         )
         count, frames, local = self.compute(file, hook)
         uri = file.get("uri") if isinstance(file, Mapping) else None
-        output = self.assign(frames, count, local, min_speakers, max_speakers, uri, hook)
-        return output.speaker_diarization if self.legacy or self.training else output
+        alone = self.legacy or self.training  # nobody will see the embeddings
+        listen = None
+        if self.embedding_duration > 0 and not alone:
+            listen = partial(embed_alone, self._weighter, file, seconds=self.embedding_duration)
+        output = self.assign(frames, count, local, min_speakers, max_speakers, uri, hook, listen)
+        return output.speaker_diarization if alone else output
 
     def assign(
         self,
@@ -220,6 +231,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         max_speakers: float = np.inf,
         uri: str | None = None,
         hook: Callable = lambda *args, **options: None,
+        listen: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> WeighterOutput:
         """Give frames to speakers: everything that comes after `compute`.
 
@@ -235,6 +247,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         uri : str, optional
         hook : callable, optional
             See `apply`.
+        listen : callable, optional
+            `embed_alone` of `pyannote_weighter.pipelines.voices`, of a Weighter and a file. By
+            default embeddings of speakers are pooled from the frames.
 
         Returns
         -------
@@ -257,6 +272,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             self.segmentation.min_duration_off,
             uri,
             hook,
+            listen,
         )
         found = len(output.speaker_diarization.labels())
         if found < min_speakers:

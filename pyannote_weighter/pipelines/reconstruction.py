@@ -130,6 +130,7 @@ def reconstruct(
     min_duration_off: float,
     uri: str | None,
     hook: Callable,
+    listen: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> WeighterOutput:
     """Give frames to speakers and name them.
 
@@ -151,6 +152,8 @@ def reconstruct(
     uri : str or None
     hook : callable
         See `WeighterDiarization.apply`.
+    listen : callable, optional
+        See `WeighterDiarization.assign`.
 
     Returns
     -------
@@ -190,12 +193,26 @@ def reconstruct(
         parts = windows.cut(weightings)
         everyone = [np.arange(len(spoken))] * len(parts)
         speakers = embed_speakers(weighter, windows, parts, everyone, len(spoken))
-    hook("speaker_embeddings", speakers.embeddings)
+    embeddings = speakers.embeddings
+    if listen is not None:
+        number = np.full(num_speakers + 1, -1)  # the last one: nobody
+        number[spoken] = np.arange(len(spoken))
+        solo = np.where(count.data[:, 0] == 1, number[first], -1)
+        voices, heard = listen(
+            solo,
+            frames,
+            len(spoken),
+            progress=lambda done, all_: hook(
+                "speaker_embeddings", None, completed=done, total=all_
+            ),
+        )
+        embeddings = np.where(heard[:, None], voices, embeddings)
+    hook("speaker_embeddings", embeddings)
     seconds = weightings.sum(axis=0, dtype=float) * weighter.frames.step
     return WeighterOutput(
         speaker_diarization=diarization.rename_labels(mapping=names),
         exclusive_speaker_diarization=exclusive.rename_labels(mapping=names),
-        speaker_embeddings=speakers.embeddings,
+        speaker_embeddings=embeddings,
         confidence=dict(zip(names.values(), speakers.confidence.tolist(), strict=True)),
         seconds=dict(zip(names.values(), seconds.tolist(), strict=True)),
         weightings=SlidingWindowFeature(weightings, weighter.frames),

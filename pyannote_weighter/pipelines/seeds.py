@@ -56,9 +56,19 @@ def far_apart(
     return chosen
 
 
+def _pad(values: Tensor, first: np.ndarray, length: int) -> Tensor:
+    """(S, C) with zeros around it, as far as parts that begin at `first` reach."""
+    before, after = max(0, -int(first.min())), max(0, int(first.max()) + length - len(values))
+    return F.pad(values, (0, 0, before, after)) if before or after else values
+
+
 def _cut(values: Tensor, first: np.ndarray, length: int) -> Tensor:
-    """(S, C) to (P, length, C), from each first step on; what is outside repeats the ends."""
-    index = torch.from_numpy(first[:, None] + np.arange(length)).clamp_(0, len(values) - 1)
+    """(S, C) to (P, length, C), from each first step on; a view where these are evenly spaced."""
+    spacing = np.diff(first)
+    if len(spacing) and (spacing == spacing[0]).all() and spacing[0] > 0:
+        parts = values[first[0] : first[-1] + length].unfold(0, length, int(spacing[0]))
+        return parts.transpose(1, 2)
+    index = torch.from_numpy(first[:, None] + np.arange(length))
     return values[index.to(values.device)]
 
 
@@ -73,7 +83,7 @@ def embed_parts(
     summary : Summary
         Of one recording, S steps.
     first : (P,) array of int
-        First step of each part.
+        First step of each part; evenly spaced ones are faster.
     weights : (P, S', L) array
         Of its steps, zero outside of the window; L poolings of each.
 
@@ -83,13 +93,11 @@ def embed_parts(
     """
     embeddings = []
     length = weights.shape[1]
+    values = [_pad(v, first, length) for v in (summary.mean[0], summary.power[0], summary.size)]
+    first = first - min(0, first.min())
     for start in range(0, len(first), BATCH):
         some = slice(start, start + BATCH)
-        part = Summary(
-            summary.center,
-            *(_cut(values, first[some], length) for values in (summary.mean[0], summary.power[0])),
-            _cut(summary.size, first[some], length),
-        )
+        part = Summary(summary.center, *(_cut(v, first[some], length) for v in values))
         weighed = torch.from_numpy(weights[some]).to(summary.mean.device)
         embeddings.append(F.normalize(weighter.backbone.embed_summary(part, weighed), dim=-1))
     return torch.cat(embeddings).cpu().numpy()
@@ -153,13 +161,15 @@ class Seeds:
         at = first[:, None] + np.arange(length)  # (M, S')
         weights = alone[at.clip(0, num_steps - 1)] * ((at >= 0) & (at < num_steps))
         heard = weights.sum(axis=1) >= length / 3
-        first, weights, at = first[heard], weights[heard], at[heard]
-        if len(first):
-            voices = embed_parts(self.weighter, self.summary, first, weights[..., None])[:, 0]
-            unit = F.normalize(windows[0], dim=-1).cpu().numpy()
+        if heard.any():
+            # all of them: evenly spaced
+            voices = embed_parts(self.weighter, self.summary, first, weights[..., None])[heard, 0]
+            unit = F.normalize(windows[0], dim=-1)
             # the length of the mean tells whether neighbours agree: low at changes and in noise
-            mean = np.einsum("mt,mtd->md", weights, unit[at.clip(0, num_steps - 1)])
-            agreement = np.linalg.norm(mean, axis=1) / weights.sum(axis=1)
+            parts = _cut(_pad(unit, first, length), first - min(0, first.min()), length)
+            mean = (torch.from_numpy(weights).to(unit)[:, None] @ parts)[heard, 0]
+            first, weights = first[heard], weights[heard]
+            agreement = mean.norm(dim=-1).cpu().numpy() / weights.sum(axis=1)
             chosen = far_apart(voices, agreement**2, NUM_STRETCHES, known)
             rows += [(first[c], weights[c]) for c in chosen]
 

@@ -19,6 +19,7 @@ from pyannote_weighter.pipelines.seeds import Seeds
 from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.weighting import Summary
 
+ROUNDS = 2  # of the encoder, the last ones, from a start: all five are no better
 OVERLAP = 0.01  # weight, in embeddings, of steps where nobody talks alone
 
 
@@ -222,6 +223,7 @@ def _encode(weighter, frames, summary, pooling, count, start) -> Encoded:
         count=torch.from_numpy(count[None]).to(frames.device),
         start=start,
         estimate=False,
+        last=None if start is None else ROUNDS,
     )
 
 

@@ -87,7 +87,7 @@ def with_options(folder: Path, options: dict) -> WeighterDiarization:
     segmentation, weighter = _models(folder)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     own = config["pipeline"]["params"] | {"segmentation": segmentation, "weighter": weighter}
-    pipeline = WeighterDiarization(**own | options)
+    pipeline = WeighterDiarization(**own | {"embedding_duration": 0.0} | options)
     return pipeline.instantiate(config["params"])
 
 

@@ -53,7 +53,7 @@ def pipeline(loaded) -> WeighterDiarization:
     """One pipeline for all, as it was at the start."""
     loaded.legacy, loaded.training, loaded.window = False, False, 600.0
     loaded.embedding_batch_size, loaded._segmentation.batch_size = 1, 32
-    loaded.half = True
+    loaded.half, loaded.embedding_duration = True, 10.0
     return loaded.instantiate(PARAMETERS)
 
 
@@ -103,8 +103,10 @@ def test_output(output, loaded):
     assert all(0 <= c <= 1 for c in output.confidence.values())
 
 
-def test_speakers_are_in_the_order_of_labels(output, loaded, sample):
+def test_speakers_are_in_the_order_of_labels(pipeline, loaded, sample):
     """Each column of the weightings has the time, embedding and confidence of its label."""
+    pipeline.embedding_duration = 0.0
+    output = pipeline(dict(sample))
     weightings = output.weightings
     labels = output.speaker_diarization.labels()
     assert weightings.data.shape == (loaded._weighter.num_frames(480000), len(labels))
@@ -128,6 +130,41 @@ def test_speakers_are_in_the_order_of_labels(output, loaded, sample):
         winners = weightings.data[inside].argmax(axis=1)
         agreed += (winners == labels.index(label)).tolist()
     assert np.mean(agreed) > 0.95
+
+
+def test_speakers_are_embedded_alone(pipeline, output, loaded, sample):
+    """Each embedding is that of the audio of one speaker: as in speaker verification."""
+    pipeline.embedding_duration = 30.0
+    shorter, output = output, pipeline(dict(sample))
+    assert shorter.speaker_diarization == output.speaker_diarization
+    assert not np.allclose(shorter.speaker_embeddings, output.speaker_embeddings, atol=1e-4)
+    backbone = loaded._weighter.backbone
+    for label, embedding in zip(
+        output.speaker_diarization.labels(), output.speaker_embeddings, strict=True
+    ):
+        alone = output.speaker_diarization.label_timeline(label)
+        for other in set(output.speaker_diarization.labels()) - {label}:
+            theirs = output.speaker_diarization.label_timeline(other)
+            alone = alone.extrude(theirs.support())
+        pieces = [
+            sample["waveform"][:, round(turn.start * 16000) : round(turn.end * 16000)]
+            for turn in alone
+        ]
+        whole = torch.cat(pieces, dim=1)
+        with torch.inference_mode():
+            expected = loaded._weighter.project(backbone.embed(backbone(whole[None])))[0, 0]
+        assert np.dot(embedding, expected) > 0.98 * np.linalg.norm(embedding) * expected.norm()
+
+
+def test_embeddings_are_not_made_for_nobody(pipeline, sample, monkeypatch):
+    """What returns an annotation alone does not hear speakers again."""
+    calls = []
+    monkeypatch.setattr(
+        "pyannote_weighter.pipelines.diarization.embed_alone", lambda *args, **_: calls.append(1)
+    )
+    pipeline.legacy = True
+    assert len(pipeline(dict(sample)).labels()) >= 2
+    assert not calls
 
 
 def test_speech_is_that_of_the_segmentation(output, steps):
@@ -377,12 +414,15 @@ def test_batch_sizes_change_nothing(pipeline, sample):
 
 
 def test_half_precision(pipeline, sample, output):
+    pipeline.embedding_duration = 0.0  # what is pooled depends on it
+    half = pipeline(dict(sample))
     pipeline.half = False
     full = pipeline(dict(sample))
-    error = DiarizationErrorRate()(full.speaker_diarization, output.speaker_diarization)
-    assert error < 0.001
-    np.testing.assert_allclose(full.speaker_embeddings, output.speaker_embeddings, atol=5e-3)
-    assert not (full.speaker_embeddings == output.speaker_embeddings).all()  # it is an option
+    for other in (half, output):
+        error = DiarizationErrorRate()(full.speaker_diarization, other.speaker_diarization)
+        assert error < 0.001
+    np.testing.assert_allclose(full.speaker_embeddings, half.speaker_embeddings, atol=5e-3)
+    assert not (full.speaker_embeddings == half.speaker_embeddings).all()  # it is an option
 
 
 # -- slots to speakers ----------------------------------------------------------------------------
@@ -544,7 +584,7 @@ def test_improving_loses_no_speaker(pipeline, monkeypatch):
     monkeypatch.setattr(
         pipeline._weighter.encoder.refiner,
         "forward",
-        lambda windows, speech, single, embed, inside=None, start=None: (
+        lambda windows, speech, single, embed, start=None, **options: (
             [torch.ones_like(start) * torch.tensor([1.0, 0.0])],
             [torch.zeros(1, 2, 192)],
             None,

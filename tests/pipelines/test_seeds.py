@@ -7,7 +7,14 @@ from pyannote.core import SlidingWindow
 
 from pyannote_weighter.likeness import LocalSpeakers, solo_steps
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.pipelines.seeds import NUM_SEEDS, Seeds, embed_parts, far_apart
+from pyannote_weighter.pipelines.seeds import (
+    NUM_SEEDS,
+    Seeds,
+    _cut,
+    _pad,
+    embed_parts,
+    far_apart,
+)
 from pyannote_weighter.weighting import summarize
 from tests.pipelines.test_windows import small_weighter
 
@@ -100,3 +107,18 @@ def test_seeds_of_any_length(weighter, num_steps, kind):
     assert start.shape[:2] == (1, num_steps) and 1 <= start.shape[2] <= NUM_SEEDS
     assert start.min() >= 0 and start.max() <= 1
     assert start.sum(dim=1).min() > 0  # nobody starts nowhere
+
+
+@pytest.mark.parametrize("first", [[0, 3, 6, 9], [-4, -1, 2], [5, 9, 13, 17], [1, 2, 5], [7]])
+def test_parts_that_are_evenly_spaced_are_not_copied(first):
+    """The same rows as one by one, zeros outside."""
+    values, first, length = torch.randn(20, 3), np.array(first), 5
+    padded = _pad(values, first, length)
+    parts = _cut(padded, first - min(0, first.min()), length)
+    assert parts.shape == (len(first), length, 3)
+    for part, start in zip(parts, first, strict=True):
+        for t, row in enumerate(part, start=start):
+            expected = values[t] if 0 <= t < len(values) else torch.zeros(3)
+            assert torch.equal(row, expected)
+    shared = parts.untyped_storage().data_ptr() == padded.untyped_storage().data_ptr()
+    assert shared == (len(first) > 1 and len(set(np.diff(first))) == 1)

@@ -79,6 +79,7 @@ class Encoder(nn.Module):
         mask: Tensor | None = None,
         start: Tensor | Callable[[Tensor, Tensor], Tensor] | None = None,
         estimate: bool = True,
+        last: int | None = None,
     ) -> Encoded:
         """Weigh frames.
 
@@ -97,5 +98,8 @@ class Encoder(nn.Module):
             callable that makes them, (B, S, K) of steps, of the windows and `single` of `Encoded`.
         estimate : bool, optional
             Whether to estimate activity (default) although `count` is known, which training does.
+        last : int, optional
+            Only so many of the last rounds, for a `start` that is good already, where the encoder
+            has rounds. Defaults to all.
         """
         raise NotImplementedError

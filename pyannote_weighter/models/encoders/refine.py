@@ -284,6 +284,8 @@ class SlotRefiner(nn.Module):
         embed: Callable[[Tensor], Tensor],
         inside: Tensor | None = None,
         start: Tensor | None = None,
+        last: int | None = None,
+        finish: bool = True,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
         """Assign windows to slots.
 
@@ -301,6 +303,10 @@ class SlotRefiner(nn.Module):
             0 on padding.
         start : (B, T, K) tensor, optional
             Weightings to start from. Defaults to N slots around windows that are far apart.
+        last : int, optional
+            Only so many of the last rounds, for weightings that are good already. Defaults to all.
+        finish : bool, optional
+            Whether embeddings of the last round are wanted (default).
 
         Returns
         -------
@@ -324,7 +330,8 @@ class SlotRefiner(nn.Module):
 
         embedding = embed((posterior * speech[:, None]).transpose(1, 2))  # (B, N, D)
         weightings, embeddings, heads = [], [], []
-        for r in range(self.num_rounds):
+        skipped = 0 if last is None else max(0, self.num_rounds - last)
+        for r in range(skipped, self.num_rounds):
             held = posterior * single[:, None]  # (B, N, T)
             mass = held.sum(dim=2)  # (B, N)
             share = mass / total
@@ -360,6 +367,7 @@ class SlotRefiner(nn.Module):
             weightings.append((posterior * speech[:, None]).transpose(1, 2))
             if self.second is not None:
                 heads.append(torch.sigmoid(self.second(evidence, inside)))
-            embedding = embed(weightings[-1])
-            embeddings.append(embedding)
+            if finish or r + 1 < self.num_rounds:
+                embedding = embed(weightings[-1])
+                embeddings.append(embedding)
         return weightings, embeddings, heads or None

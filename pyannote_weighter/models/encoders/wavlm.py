@@ -108,6 +108,7 @@ class WavLMEncoder(Encoder):
         mask=None,
         start=None,
         estimate=True,
+        last=None,
     ) -> Encoded:
         """Weigh frames; see `Encoder`. What is on padding changes nothing, `count` is not used."""
         steps, inside = self._reduce(full_precision(frames), mask)

@@ -102,6 +102,7 @@ class RefineEncoder(Encoder):
         mask=None,
         start=None,
         estimate=True,
+        last=None,
     ) -> Encoded:
         """Assign frames to slots; see `Encoder`."""
         dtype = summary.mean.dtype
@@ -136,5 +137,7 @@ class RefineEncoder(Encoder):
             embed=pooling.embed,
             inside=inside,
             start=start,
+            last=last,
+            finish=estimate,
         )
         return Encoded(weightings, embeddings, activity, windows, single, heads)

@@ -196,3 +196,27 @@ def test_average_of_padding_is_finite():
     averaged.sum().backward()
     assert torch.isfinite(averaged).all() and torch.isfinite(cosine.grad).all()
     assert torch.isfinite(refiner.log_kernel.grad).all()
+
+
+def test_last_rounds_are_those_of_the_end():
+    """From where the others have come, the last rounds end where all rounds do."""
+    torch.manual_seed(0)
+    windows = planted([0, 1, 0, 2])
+    refiner = SlotRefiner(in_dimension=24, num_slots=3).eval()
+    with torch.no_grad():  # rounds that differ
+        refiner.log_temperature.copy_(torch.linspace(1.0, 3.0, 6))
+        refiner.share_weight.copy_(torch.linspace(0.1, 0.9, 5))
+    ones = torch.ones(windows.shape[:2])
+    start = torch.rand(1, windows.shape[1], 3).softmax(dim=-1)
+    common = {"embed": mean_of(windows)}
+    with torch.inference_mode():
+        every, embeddings, _ = refiner(windows, ones, ones, start=start, **common)
+        last, some, _ = refiner(windows, ones, ones, start=every[2], last=2, **common)
+        unfinished, none, _ = refiner(
+            windows, ones, ones, start=every[2], last=1, finish=False, **common
+        )
+    assert (len(every), len(last), len(unfinished), len(none)) == (5, 2, 1, 0)
+    for whole, part in zip((every[3:], embeddings[3:]), (last, some), strict=True):
+        for a, b in zip(whole, part, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(unfinished[0], every[3])
