@@ -239,6 +239,41 @@ def complete_likes(
     return shared_prototypes(embeddings, weights, every, num_speakers, least=least), missing
 
 
+def explained_speech(
+    embeddings: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    likes: Sequence[Tensor],
+    prototypes: Prototypes,
+) -> float:
+    """Share of the speech that is of somebody whose confirmed like its file has.
+
+    As far as voices tell: a slot counts if it is nearer than by chance to one of these prototypes.
+
+    Parameters
+    ----------
+    embeddings, weights, likes
+        See `shared_prototypes`.
+    prototypes : Prototypes
+        Of these likes.
+
+    Returns
+    -------
+    share : float
+        Mean over the files that have speech; 1 where there is none.
+    """
+    shares = []
+    for slots, weight, speakers, confirmed in zip(
+        embeddings, weights, likes, prototypes.confirmed, strict=True
+    ):
+        total = float(weight.sum())
+        if total > 0:
+            known = prototypes.vectors[speakers[confirmed]]  # (L, D)
+            cosine = F.normalize(slots.float(), dim=-1) @ known.T  # (N, L)
+            explained = (cosine > prototypes.by_chance).any(dim=1)
+            shares.append(float(weight[explained].sum()) / total)
+    return sum(shares) / len(shares) if shares else 1.0
+
+
 def _recurring(slots: Sequence, weights: Sequence, free: Sequence) -> tuple[float, Tensor]:
     """How clear it is, and the (D,) unit vector of the free slot that recurs in files.
 

@@ -1,10 +1,12 @@
 """Planted speakers are found from likes alone."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from pyannote_weighter.prototypes import (
     complete_likes,
+    explained_speech,
     missing_likes,
     shared_prototypes,
 )
@@ -251,3 +253,43 @@ def test_without_likes_nothing_is_missing():
     nothing = [torch.tensor([], dtype=torch.long)] * 5
     _, missing = complete_likes(embeddings, weights, nothing, num_speakers=3)
     assert [found.tolist() for found in missing] == [[]] * 5
+
+
+def test_explained_speech_against_a_loop():
+    """Three of four who speak are liked, or one of four; noise is nobody's."""
+    shares = []
+    for liked in (3, 2, 1):
+        _, embeddings, weights, likes = planted(liked=liked, num_files=80)
+        likes[5] = likes[5][:0]
+        prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=8)
+        share = explained_speech(embeddings, weights, likes, prototypes)
+        total = 0.0
+        for slots, weight, known, believed in zip(
+            embeddings, weights, likes, prototypes.confirmed, strict=True
+        ):
+            for slot, w in zip(slots, weight, strict=True):
+                near = [
+                    F.cosine_similarity(slot, prototypes.vectors[k], dim=0).item()
+                    for k, sure in zip(known.tolist(), believed.tolist(), strict=True)
+                    if sure
+                ]
+                total += w.item() * (max(near, default=-1.0) > prototypes.by_chance)
+        assert share == pytest.approx(total / len(likes), abs=1e-5)
+        assert share == pytest.approx(79 / 80 * liked / 4, abs=0.1)
+        shares.append(share)
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_silence_needs_no_explanation():
+    _, embeddings, weights, likes = planted(num_files=10)
+    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=8)
+    before = explained_speech(embeddings, weights, likes, prototypes)
+    silent = explained_speech(
+        [*embeddings, embeddings[0]],
+        [*weights, 0 * weights[0]],
+        [*likes, likes[0]],
+        prototypes._replace(confirmed=[*prototypes.confirmed, prototypes.confirmed[0]]),
+    )
+    assert silent == before
+    nothing = prototypes._replace(confirmed=[])
+    assert explained_speech([], [], [], nothing) == 1.0

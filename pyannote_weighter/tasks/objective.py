@@ -37,6 +37,9 @@ class LikesObjective(nn.Module):
         If an option has no such value.
     """
 
+    explained: Tensor | None
+    """Share of the speech that likes account for at the beginning, see `prepare`."""
+
     def __init__(
         self,
         loss: str | dict = "wbce",
@@ -53,6 +56,7 @@ class LikesObjective(nn.Module):
         self.wrong_likes = wrong_likes
         self.trust: TrustedLikes | None = None
         self.tagging = TaggingRate(first) if lambda_ == "auto" else None
+        self.register_buffer("explained", None)
 
     @property
     def keeps_labels(self) -> bool:
@@ -65,6 +69,7 @@ class LikesObjective(nn.Module):
         num_speakers: int,
         num_epochs: int,
         confirmed: Sequence[Tensor | None] | None = None,
+        explained: float | None = None,
     ) -> None:
         """Start what is kept of the training files.
 
@@ -75,7 +80,11 @@ class LikesObjective(nn.Module):
         num_speakers, num_epochs : int
         confirmed : list of (like,) bool tensors, or None, optional
             Likes to believe from the beginning. Defaults to all.
+        explained : float, optional
+            Kept with the rest, see `pyannote_weighter.prototypes.explained_speech`.
         """
+        if explained is not None:
+            self.explained = torch.tensor(explained)
         if hasattr(self.criterion, "prepare"):
             self.criterion.prepare(likes, num_speakers, num_epochs)
         if self.wrong_likes or confirmed is not None:

@@ -9,6 +9,8 @@ from torch import nn
 
 TABLE = ".table"  # of `pyannote_weighter.losses.ROLE`
 PROCEDURE, ACTIVITY = "encoder.", "encoder.activity."  # the second one only counts
+ENOUGH = 0.9  # share of the speech that likes account for, from which the encoder need not wait
+LATE = 0.5, 4e-4  # when it starts otherwise, and its rate: see recipes/likes
 
 
 def warm_up_and_decay(step: int, total: int) -> float:
@@ -16,6 +18,34 @@ def warm_up_and_decay(step: int, total: int) -> float:
     warm_up = max(1, min(100, total // 10))
     progress = min(1.0, max(0.0, (step - warm_up) / max(1, total - warm_up)))
     return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def encoder_schedule(
+    start: float | str, rate: float | None, usual: float, explained: float
+) -> tuple[float, float | None]:
+    """When the encoder starts to learn, and at what rate.
+
+    Parameters
+    ----------
+    start : float or "auto"
+        Share of the training; "auto" waits where likes leave many people untagged.
+    rate : float or None
+        None is the usual one, and a lower one where "auto" waits.
+    usual : float
+        Rate of the rest of the model.
+    explained : float
+        Share of the speech that likes account for.
+
+    Returns
+    -------
+    encoder_start, encoder_learning_rate : float, float or None
+        See `optimize`.
+    """
+    if start != "auto":
+        return start, rate
+    start, highest = (0.0, usual) if explained >= ENOUGH else LATE
+    # a rate in any case: a training that goes on has the same groups of parameters
+    return start, highest if rate is None else rate
 
 
 def optimize(

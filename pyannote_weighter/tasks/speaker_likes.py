@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,14 +21,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.prototypes import Prototypes, complete_likes, shared_prototypes
+from pyannote_weighter.prototypes import (
+    Prototypes,
+    complete_likes,
+    explained_speech,
+    shared_prototypes,
+)
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.batching import plan_epoch
 from pyannote_weighter.tasks.extraction import extract, extractor_id
 from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
-from pyannote_weighter.tasks.optimization import optimize
+from pyannote_weighter.tasks.optimization import encoder_schedule, optimize
 from pyannote_weighter.tasks.prepared import load, store, warn_of_crops
 from pyannote_weighter.tasks.samples import (
     collate,
@@ -98,10 +104,13 @@ class SpeakerLikes(Validation, Task):
         that hold speech and a known number of speakers, see `pyannote_weighter.tasks.references`.
     learning_rate, classifier_learning_rate : float, optional
         Highest rates of a schedule that warms up and decays to zero along a cosine.
-    encoder_learning_rate, encoder_start : float, optional
-        Rate of the encoder (its activity head left out), by default that of the rest, and the
-        share of the training before which it stands still. As long as prototypes are poor, likes
-        that are few teach the encoder to put two people into one slot.
+    encoder_start : float or "auto", optional
+        Share of the training before which the encoder (its activity head left out) stands still.
+        Where likes leave many people untagged, it learns to put two of them into one slot as long
+        as prototypes are poor. "auto" (default): half, where the likes of files, with those that
+        were found missing, account for less than 0.9 of the speech; else none.
+    encoder_learning_rate : float, optional
+        Rate of the encoder. Defaults to that of the rest; to 0.0004 where "auto" lets it wait.
 
     Attributes
     ----------
@@ -143,7 +152,7 @@ class SpeakerLikes(Validation, Task):
         learning_rate: float = 2e-3,
         classifier_learning_rate: float = 1e-2,
         encoder_learning_rate: float | None = None,
-        encoder_start: float = 0.0,
+        encoder_start: float | str = "auto",
     ):
         super().__init__(
             protocol,
@@ -152,8 +161,12 @@ class SpeakerLikes(Validation, Task):
             batch_size=batch_size,
             num_workers=num_workers,
         )
-        if not 0.0 <= encoder_start <= 1.0:
-            raise ValueError(f"encoder_start is {encoder_start}: choose a share from 0 to 1")
+        if encoder_start != "auto" and not (
+            isinstance(encoder_start, int | float) and 0.0 <= encoder_start <= 1.0
+        ):
+            raise ValueError(
+                f"encoder_start is {encoder_start}: choose a share from 0 to 1, or auto"
+            )
         if supervision not in SUPERVISION:
             raise ValueError(f"supervision is {supervision!r}: choose {', '.join(SUPERVISION)}")
         self.frames = Path(frames)
@@ -235,19 +248,20 @@ class SpeakerLikes(Validation, Task):
             embedding_size=self.model.hparams.dimension,
             temperature=self.temperature,
         )
-        first = self._first_prototypes()
+        first, explained = self._first_prototypes()
         with torch.no_grad():
             self.model.loss_func.W.copy_(first.vectors.T)
         likes = [self._speakers(entry) for entry in self.prepared_data["train"]]
         found = iter(first.confirmed)
         confirmed = [None if known is None else next(found) for known in likes]
         self.objective.prepare(
-            likes, len(self.speaker_index), self.trainer.max_epochs or 1, confirmed
+            likes, len(self.speaker_index), self.trainer.max_epochs or 1, confirmed, explained
         )
         self.model.loss_func.objective = self.objective
 
     @torch.no_grad()
-    def _first_prototypes(self) -> Prototypes:
+    def _first_prototypes(self) -> tuple[Prototypes, float]:
+        """Prototypes of the liked speakers, and the share of speech that likes account for."""
         was_training = self.model.training
         self.model.eval()
         entries = [e for e in self.prepared_data["train"] if e["likes"] is not None]
@@ -262,13 +276,16 @@ class SpeakerLikes(Validation, Task):
         self.model.train(was_training)
         known = *zip(*slots, strict=True), likes, len(self.speaker_index)
         if not self.complete:
-            return shared_prototypes(*known)
-        prototypes, missing = complete_likes(*known, most=[unnamed(entry) for entry in entries])
+            prototypes = shared_prototypes(*known)
+            return prototypes, explained_speech(*known[:3], prototypes)
+        most = [unnamed(entry) for entry in entries]
+        prototypes, missing = complete_likes(*known, most=most)
+        every = [torch.cat(pair) for pair in zip(likes, missing, strict=True)]
         names = self.prepared_data["speakers"]
         for entry, speakers in zip(entries, missing, strict=True):
             entry["missing"] = [names[k] for k in speakers]
         self.missing = {e["uri"]: e["missing"] for e in entries if e["missing"]}
-        return prototypes
+        return prototypes, explained_speech(*known[:2], every, prototypes)
 
     def training_samples(self, most: int) -> Iterator[dict]:
         """First ten minutes of training files, of so many that lie evenly in their list."""
@@ -397,11 +414,23 @@ class SpeakerLikes(Validation, Task):
 
     def configure_optimizers(self) -> dict:
         """AdamW with rates for the classifier, the encoder and the rest; see `optimize`."""
+        explained = 1.0
+        if self.supervision == "likes" and self.objective.explained is not None:
+            explained = self.objective.explained.item()
+        start, rate = encoder_schedule(
+            self.encoder_start, self.encoder_learning_rate, self.learning_rate, explained
+        )
+        if self.encoder_start == "auto" and start > 0:
+            warnings.warn(
+                f"likes account for {explained:.0%} of the speech of their files: the encoder "
+                "starts to learn in the middle of the training (encoder_start: auto)",
+                stacklevel=2,
+            )
         return optimize(
             self.model,
             int(self.trainer.estimated_stepping_batches),
             self.learning_rate,
             self.classifier_learning_rate,
-            self.encoder_learning_rate,
-            self.encoder_start,
+            rate,
+            start,
         )

@@ -40,6 +40,7 @@ from pyannote_weighter.training import train
 
 PROTOCOL = "Study.SpeakerDiarization.Likes"
 CONSOLE = Console(stderr=True)
+LATER = {"subset": "train", "after": None}  # options that runs of earlier versions did not have
 
 
 @dataclass
@@ -58,14 +59,14 @@ class Study:
     subset: str
 
     def __post_init__(self):
-        self.training = list(protocol_files(self.protocol, self.registry, "train"))
         files = list(protocol_files(self.protocol, self.registry, self.subset))
         self.files = files[self.first : self.first + self.judged]
         self.into.mkdir(parents=True, exist_ok=True)
 
     def folder(self, run: Run, seed: int) -> Path:
         """Folder of a run: other options, other folder."""
-        options = [asdict(run), self.num_files, self.num_steps, self.batch_size]
+        about = {k: v for k, v in asdict(run).items() if v != LATER.get(k, ...)}
+        options = [about, self.num_files, self.num_steps, self.batch_size]
         options += [USUAL] if run.epochs == 0 else []  # all that there is to it
         digest = zlib.crc32(json.dumps(options, sort_keys=True).encode())
         return self.into / f"{run.name.replace(' ', '-')}-{digest:08x}-seed{seed}"
@@ -104,7 +105,8 @@ class Study:
                 cosine_offset=USUAL,  # nothing has moved people apart
             )
         else:
-            files = self.training[: run.files or self.num_files]
+            files = list(protocol_files(self.protocol, self.registry, run.subset))
+            files = files[: run.files or self.num_files]
             registry = self.write_protocol(run, seed, folder, files)
             steps = -(-len(files) // self.batch_size)
             config = {
@@ -114,7 +116,7 @@ class Study:
                 "seed": seed,
                 "threads": 1,
                 "export": "last",
-                "model": run.model,
+                **self.beginning(run, seed),
                 "task": {"batch_size": self.batch_size, **run.task},
                 "trainer": {
                     "max_epochs": run.epochs or max(1, round(self.num_steps / steps)),
@@ -129,6 +131,16 @@ class Study:
                 old.unlink()
             train(path, folder)
         (folder / "seconds.json").write_text(json.dumps(time.process_time() - began))
+
+    def beginning(self, run: Run, seed: int) -> dict:
+        """Where the weights come from: options of the training."""
+        if run.after is None:
+            return {"model": run.model}
+        folder = self.folder(run.after, seed)
+        if not (folder / "pipeline" / "config.yaml").exists():
+            CONSOLE.print(f"{run.after.name}, seed {seed}")
+            self.train(run.after, seed, folder)
+        return {"init": str((folder / "pipeline").resolve())}
 
     def write_protocol(self, run: Run, seed: int, folder: Path, files: list) -> Path:
         """Write a registry of training files with the likes of a run."""

@@ -20,6 +20,10 @@ class Run:
     """Number of training files, if not that of the study."""
     epochs: int | None = None
     """0: not trained."""
+    subset: str = "train"
+    """Of the protocol, to train on."""
+    after: "Run | None" = None
+    """Training whose weights this one starts from."""
 
 
 UNTRAINED = Run("untrained", epochs=0)
@@ -41,6 +45,11 @@ LOSSES = {
 }
 PUBLISHED = {"alignment": 0.0, "lambda_": 1.0}
 WAITING = {"encoder_start": 0.5, "encoder_learning_rate": 0.0004}
+OTHER_VOICES = Run(
+    "references of other voices",
+    task={"supervision": "references", "learning_rate": 0.0004},
+    subset="development",
+)
 
 
 def losses(kept: float) -> list[Run]:
@@ -54,11 +63,21 @@ def losses(kept: float) -> list[Run]:
     return runs + alone
 
 
+def waiting(kept: float) -> list[Run]:
+    """Runs of every loss in which the encoder waits until prototypes are good."""
+    return [
+        Run(f"{name}, encoder waits", kept, task=WAITING | {"loss": loss})
+        for name, loss in LOSSES.items()
+    ]
+
+
 TABLES = {
     "losses-100": [UNTRAINED, *losses(1.0)],
     "losses-75": [UNTRAINED, *losses(0.75)],
     "losses-50": [UNTRAINED, *losses(0.5)],
     "losses-25": [UNTRAINED, *losses(0.25)],
+    "waiting-50": [UNTRAINED, *waiting(0.5)],
+    "waiting-25": [UNTRAINED, *waiting(0.25)],
     "confidence": [
         Run("C of X with itself"),
         Run("mean of a second head", model={"confidence": "mean_head"}),
@@ -93,8 +112,19 @@ TABLES = {
         Run("likes, encoder waits", task=WAITING),
         Run("half of the likes", 0.5),
         Run("half of the likes, encoder waits", 0.5, task=WAITING),
+        Run("quarter of the likes", 0.25),
+        Run("quarter of the likes, encoder waits", 0.25, task=WAITING),
+        Run("quarter of the likes, encoder stays", 0.25, task={"encoder_start": 1.0}),
         Run("references", task={"supervision": "references"}),
         Run("references, encoder waits", task={"supervision": "references"} | WAITING),
+    ],
+    "curriculum": [
+        UNTRAINED,
+        Run("likes"),
+        Run("references", task={"supervision": "references", "learning_rate": 0.0004}),
+        OTHER_VOICES,
+        Run("likes, after references of other voices", after=OTHER_VOICES),
+        Run("half of the likes, after references of other voices", 0.5, after=OTHER_VOICES),
     ],
     "curve": [UNTRAINED, *(Run(f"{n} files", files=n) for n in (50, 100, 200, 400, 800, 1600))],
 }

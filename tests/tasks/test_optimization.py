@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from pyannote_weighter.tasks.optimization import optimize, warm_up_and_decay
+from pyannote_weighter.tasks.optimization import (
+    ENOUGH,
+    encoder_schedule,
+    optimize,
+    warm_up_and_decay,
+)
 
 
 class Model(nn.Module):
@@ -76,3 +81,19 @@ def test_encoder_stands_still_before_its_start():
     for old, new in zip(before, model.encoder["refiner"].parameters(), strict=True):
         assert (old == new).all()
     assert (projection != model.project.weight).all()
+
+
+@pytest.mark.parametrize(
+    "start, rate, explained, expected",
+    [
+        ("auto", None, 0.95, (0.0, 2e-3)),
+        ("auto", None, ENOUGH, (0.0, 2e-3)),
+        ("auto", None, 0.8, (0.5, 4e-4)),
+        ("auto", 1e-3, 0.8, (0.5, 1e-3)),
+        ("auto", 1e-3, 0.95, (0.0, 1e-3)),
+        (0.0, None, 0.1, (0.0, None)),
+        (0.7, 1e-3, 1.0, (0.7, 1e-3)),
+    ],
+)
+def test_encoder_waits_where_likes_are_few(start, rate, explained, expected):
+    assert encoder_schedule(start, rate, 2e-3, explained) == expected

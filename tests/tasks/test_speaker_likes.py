@@ -1,5 +1,6 @@
 """Training from likes: what is learned from, what is refused, what is left behind."""
 
+import itertools
 import math
 import warnings
 from collections import Counter
@@ -277,6 +278,40 @@ def test_references_fall(tones, task, fit):
 def test_start_of_the_encoder_is_a_share(tones, task):
     with pytest.raises(ValueError, match="encoder_start is 2: choose a share from 0 to 1"):
         task(tones, encoder_start=2)
+
+
+@pytest.mark.parametrize("share, waits", [(0.95, False), (0.5, True)])
+def test_encoder_waits_where_likes_are_few(task, fit, monkeypatch, share, waits):
+    """For half of the epochs, and in a run that goes on just as in one that was not stopped."""
+    monkeypatch.setattr(module, "explained_speech", lambda *args: share)
+    encoders = []
+
+    class Encoders(Callback):
+        def on_train_epoch_end(self, trainer, model):
+            parameters = model.encoder.refiner.parameters()
+            encoders.append(torch.cat([p.detach().flatten() for p in parameters]))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = small_weighter()
+        fit(task(), model, max_epochs=4, callbacks=[Encoders()])
+    told = [str(w.message) for w in caught if "of the speech" in str(w.message)]
+    assert [message[:35] for message in told] == (["likes account for 50% of the speech"] * waits)
+    still = [torch.equal(*pair) for pair in itertools.pairwise(encoders)]
+    assert still == [waits, False, False]
+    rates = [group["lr"] for group in model.trainer.optimizers[0].param_groups]
+    assert len(rates) == 3  # the encoder is one of them in any case
+
+
+def test_what_likes_account_for_is_kept(task, fit, monkeypatch, tmp_path):
+    """A run that goes on does not look again: prototypes are others by then."""
+    monkeypatch.setattr(module, "explained_speech", lambda *args: 0.5)
+    first = task()
+    fit(first, max_epochs=1).save_checkpoint(tmp_path / "run.ckpt")
+    monkeypatch.setattr(module, "explained_speech", lambda *args: 0.95)
+    second = task()
+    fit(second, max_epochs=2, ckpt_path=tmp_path / "run.ckpt", weights_only=False)
+    assert second.objective.explained.item() == 0.5
 
 
 def refused(task, train, match, model=None) -> None:
