@@ -45,6 +45,7 @@ LOSSES = {
 }
 PUBLISHED = {"alignment": 0.0, "lambda_": 1.0}
 WAITING = {"encoder_start": 0.5, "encoder_learning_rate": 0.0004}
+STAYING = {"encoder_start": 1.0}
 OTHER_VOICES = Run(
     "references of other voices",
     task={"supervision": "references", "learning_rate": 0.0004},
@@ -110,11 +111,13 @@ TABLES = {
         UNTRAINED,
         Run("likes"),
         Run("likes, encoder waits", task=WAITING),
+        Run("likes, encoder stays", task=STAYING),
         Run("half of the likes", 0.5),
         Run("half of the likes, encoder waits", 0.5, task=WAITING),
+        Run("half of the likes, encoder stays", 0.5, task=STAYING),
         Run("quarter of the likes", 0.25),
         Run("quarter of the likes, encoder waits", 0.25, task=WAITING),
-        Run("quarter of the likes, encoder stays", 0.25, task={"encoder_start": 1.0}),
+        Run("quarter of the likes, encoder stays", 0.25, task=STAYING),
         Run("references", task={"supervision": "references"}),
         Run("references, encoder waits", task={"supervision": "references"} | WAITING),
     ],
