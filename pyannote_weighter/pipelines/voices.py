@@ -100,7 +100,8 @@ def embed_alone(
     with open_recording(file, rate) as recording:
         for number, found in enumerate(runs):
             times = frames.start + 0.5 * frames.duration + found * frames.step
-            pieces = [recording.read(*bounds) for bounds in (times * rate).round().astype(int)]
+            bounds = (times * rate).round().astype(int).clip(0, recording.num_samples)
+            pieces = [recording.read(start, stop) for start, stop in bounds if start < stop]
             samples = torch.cat([torch.empty(1, 0), *pieces], dim=1)
             if samples.shape[1] >= LEAST * rate and backbone.num_frames(samples.shape[1]) > 0:
                 pooled = backbone.embed(backbone(samples[None].to(backbone.device)))

@@ -92,10 +92,14 @@ def test_embeddings_are_those_of_joined_audio(weighter, tmp_path):
     np.testing.assert_allclose(again, embeddings, atol=1e-5)
 
 
-def test_runs_beyond_the_end(weighter):
-    """Frames of a padded window may reach further than the audio."""
-    waveform = 0.1 * torch.randn(1, RATE, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("rate", [None, RATE, 22050])
+def test_runs_beyond_the_end(weighter, tmp_path, rate):
+    """Frames of a padded window may reach further than the audio, in memory or on disk."""
+    waveform = 0.1 * torch.randn(1, rate or RATE, generator=torch.Generator().manual_seed(1))
     file = {"waveform": waveform, "sample_rate": RATE}
+    if rate is not None:
+        file = tmp_path / "second.wav"
+        soundfile.write(file, waveform[0].numpy(), rate)
     embeddings, heard = embed_alone(weighter, file, np.zeros(200, dtype=int), FRAMES, 1, 10.0)
     assert heard.all() and np.isfinite(embeddings).all()
     speaker = np.full(300, -1)
