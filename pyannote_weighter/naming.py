@@ -24,14 +24,11 @@ from scipy.sparse.csgraph import connected_components
 from pyannote_weighter.output import atomic
 from pyannote_weighter.prototypes import (
     MARGIN,
+    STRANGERS,
     Prototypes,
     complete_likes,
     mutually_nearest,
 )
-
-STRANGERS = 0.4
-"""Least `Voices.by_chance`: few files or few names tell little of who is there by chance.
-Development conversations have 0.36 to 0.40 with the default Weighter."""
 
 ONE_VOICE = 0.3
 """Above `Voices.by_chance`, cosine from which two voices are one: of names that were confused on

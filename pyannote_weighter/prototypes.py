@@ -20,6 +20,9 @@ LEAST_SHARE = 0.01  # of the speech of a file, for a slot to be somebody
 MOST_FILES = 64  # of a speaker, to look for what recurs
 DEVIATIONS = 3.0  # above what unrelated pairs of a file and a speaker have
 PAIRS = 500_000  # of them, at most
+STRANGERS = 0.4
+"""Least `Prototypes.by_chance` where files or names are too few to tell who is there by chance.
+Development conversations have 0.36 to 0.40 with the default Weighter."""
 MARGIN = 0.1  # cosine by which a slot without a like is nearer to a speaker than chance and others
 
 
@@ -248,6 +251,7 @@ def explained_speech(
     """Share of the speech that is of somebody whose confirmed like its file has.
 
     As far as voices tell: a slot counts if it is nearer than by chance to one of these prototypes.
+    Who is liked in one file only is confirmed nowhere and counts as untagged.
 
     Parameters
     ----------
@@ -262,6 +266,7 @@ def explained_speech(
         Mean over the files that have speech; 1 where there is none.
     """
     shares = []
+    least = max(prototypes.by_chance, STRANGERS)  # nobody tells where all are liked everywhere
     for slots, weight, speakers, confirmed in zip(
         embeddings, weights, likes, prototypes.confirmed, strict=True
     ):
@@ -269,7 +274,7 @@ def explained_speech(
         if total > 0:
             known = prototypes.vectors[speakers[confirmed]]  # (L, D)
             cosine = F.normalize(slots.float(), dim=-1) @ known.T  # (N, L)
-            explained = (cosine > prototypes.by_chance).any(dim=1)
+            explained = (cosine > least).any(dim=1)
             shares.append(float(weight[explained].sum()) / total)
     return sum(shares) / len(shares) if shares else 1.0
 

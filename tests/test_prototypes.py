@@ -293,3 +293,19 @@ def test_silence_needs_no_explanation():
     assert silent == before
     nothing = prototypes._replace(confirmed=[])
     assert explained_speech([], [], [], nothing) == 1.0
+
+
+def test_who_is_always_liked_does_not_explain_the_others():
+    """Two hosts who are tagged in all files, and guests who never are: half of the speech."""
+    generator = torch.Generator().manual_seed(0)
+    hosts = F.normalize(torch.randn(2, 64, generator=generator), dim=-1)
+    embeddings = [
+        torch.cat([hosts, F.normalize(torch.randn(2, 64, generator=generator), dim=-1)])
+        for _ in range(40)
+    ]
+    weights = [torch.full((4,), 0.25)] * 40
+    likes = [torch.tensor([0, 1])] * 40
+    prototypes = shared_prototypes(embeddings, weights, likes, num_speakers=2)
+    assert all(sure.all() for sure in prototypes.confirmed)
+    share = explained_speech(embeddings, weights, likes, prototypes)
+    assert share == pytest.approx(0.5, abs=0.05)

@@ -226,10 +226,12 @@ class Weighter(Model):
         Raises
         ------
         ValueError
-            If `start` is given to an encoder that cannot use it.
+            If `start` is given to an encoder that cannot use it, or `last` is below 1.
         """
         if start is not None and not self.encoder.restarts:
             raise ValueError(f"{type(self.encoder).__name__} cannot start from weightings")
+        if last is not None and last < 1:
+            raise ValueError(f"last is {last}: at least one round gives weightings")
         step = self.encoder.step
         summary = summarize(frames, step, mask)
         pooling = Pooling(

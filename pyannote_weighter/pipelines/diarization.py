@@ -73,8 +73,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Keep frames in half precision between the steps (default).
     embedding_duration : float, optional
         Seconds of each speaker, talking alone, that the backbone is given once more for the
-        embedding of the speaker, which then compares better across recordings. With 0 it is pooled
-        from the frames of the recording. The diarization does not depend on it.
+        embedding of the speaker, which then compares better across recordings. With 0, and of who
+        talks alone for less than 0.3 s, it is pooled from the frames of the recording. The
+        diarization does not depend on it.
     legacy : bool, optional
         Return the annotation alone.
     likeness, presence : dict, optional
@@ -131,6 +132,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         super().__init__()
         if not weighter:
             raise ValueError("weighter is missing: give a trained Weighter, or a path to one")
+        if not 0 <= embedding_duration < np.inf:
+            raise ValueError(f"embedding_duration is {embedding_duration}: choose seconds, or 0")
         self.legacy = legacy
         self.window = window
         self.embedding_batch_size = embedding_batch_size
@@ -215,12 +218,12 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         )
         count, frames, local = self.compute(file, hook)
         uri = file.get("uri") if isinstance(file, Mapping) else None
-        alone = self.legacy or self.training  # nobody will see the embeddings
+        annotation_only = self.legacy or self.training  # nobody will see the embeddings
         listen = None
-        if self.embedding_duration > 0 and not alone:
+        if self.embedding_duration > 0 and not annotation_only:
             listen = partial(embed_alone, self._weighter, file, seconds=self.embedding_duration)
         output = self.assign(frames, count, local, min_speakers, max_speakers, uri, hook, listen)
-        return output.speaker_diarization if alone else output
+        return output.speaker_diarization if annotation_only else output
 
     def assign(
         self,

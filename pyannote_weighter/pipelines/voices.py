@@ -16,6 +16,7 @@ from pyannote.audio.core.io import AudioFile
 from pyannote.core import SlidingWindow
 
 from pyannote_weighter.models import Weighter
+from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.recording import open_recording
 
 LEAST = 0.3  # seconds that make an embedding
@@ -102,9 +103,10 @@ def embed_alone(
             times = frames.start + 0.5 * frames.duration + found * frames.step
             bounds = (times * rate).round().astype(int).clip(0, recording.num_samples)
             pieces = [recording.read(start, stop) for start, stop in bounds if start < stop]
-            samples = torch.cat([torch.empty(1, 0), *pieces], dim=1)
-            if samples.shape[1] >= LEAST * rate and backbone.num_frames(samples.shape[1]) > 0:
-                pooled = backbone.embed(backbone(samples[None].to(backbone.device)))
+            length = sum(piece.shape[1] for piece in pieces)
+            if length >= LEAST * rate and backbone.num_frames(length) > 0:
+                alone = window_frames(backbone, torch.cat(pieces, dim=1))
+                pooled = backbone.embed(alone[None].to(backbone.device))
                 embeddings[number] = weighter.project(pooled)[0, 0].cpu().numpy()
                 heard[number] = True
             if progress is not None:

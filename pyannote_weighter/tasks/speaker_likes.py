@@ -107,8 +107,9 @@ class SpeakerLikes(Validation, Task):
     encoder_start : float or "auto", optional
         Share of the training before which the encoder (its activity head left out) stands still.
         Where likes leave many people untagged, it learns to put two of them into one slot as long
-        as prototypes are poor. "auto" (default): half, where the likes of files, with those that
-        were found missing, account for less than 0.9 of the speech; else none.
+        as prototypes are poor. "auto" (default): half, where confirmed likes, with those that were
+        found missing, account for less than 0.9 of the speech (of the first `duration` seconds of
+        files), `supervision` is "likes" and the encoder works untrained (`restarts`); else none.
     encoder_learning_rate : float, optional
         Rate of the encoder. Defaults to that of the rest; to 0.0004 where "auto" lets it wait.
 
@@ -415,15 +416,18 @@ class SpeakerLikes(Validation, Task):
     def configure_optimizers(self) -> dict:
         """AdamW with rates for the classifier, the encoder and the rest; see `optimize`."""
         explained = 1.0
-        if self.supervision == "likes" and self.objective.explained is not None:
+        # an encoder that knows no procedure before training has nothing to keep
+        keeps = self.supervision == "likes" and self.model.encoder.restarts
+        if keeps and self.objective.explained is not None:
             explained = self.objective.explained.item()
         start, rate = encoder_schedule(
             self.encoder_start, self.encoder_learning_rate, self.learning_rate, explained
         )
         if self.encoder_start == "auto" and start > 0:
             warnings.warn(
-                f"likes account for {explained:.0%} of the speech of their files: the encoder "
-                "starts to learn in the middle of the training (encoder_start: auto)",
+                f"likes of people who are liked in several files account for {explained:.0%} of "
+                "the speech: the encoder starts to learn in the middle of the training "
+                "(encoder_start: auto)",
                 stacklevel=2,
             )
         return optimize(

@@ -117,7 +117,8 @@ class Study:
                 "threads": 1,
                 "export": "last",
                 **self.beginning(run, seed),
-                "task": {"batch_size": self.batch_size, **run.task},
+                # runs wait only where they say so
+                "task": {"batch_size": self.batch_size, "encoder_start": 0.0, **run.task},
                 "trainer": {
                     "max_epochs": run.epochs or max(1, round(self.num_steps / steps)),
                     "accelerator": "cpu",

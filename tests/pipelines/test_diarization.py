@@ -156,6 +156,12 @@ def test_speakers_are_embedded_alone(pipeline, output, loaded, sample):
         assert np.dot(embedding, expected) > 0.98 * np.linalg.norm(embedding) * expected.norm()
 
 
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+def test_duration_of_embeddings_is_checked(weighter, seconds):
+    with pytest.raises(ValueError, match="embedding_duration is .*: choose seconds, or 0"):
+        WeighterDiarization(weighter=weighter, embedding_duration=seconds)
+
+
 def test_embeddings_are_not_made_for_nobody(pipeline, sample, monkeypatch):
     """What returns an annotation alone does not hear speakers again."""
     calls = []

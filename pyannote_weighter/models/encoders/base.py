@@ -34,8 +34,9 @@ class Encoded(NamedTuple):
     weightings : list of (B, S, N) tensors
         Weightings of each step, one item per round of the encoder; the last one is the answer.
     embeddings : list of (B, N, D') tensors
-        What they pool, as the backbone makes it. The procedure that an encoder learns holds for
-        voices never heard; a projection that is trained on some voices would not.
+        What they pool, as the backbone makes it, the last one left out without `estimate`. The
+        procedure that an encoder learns holds for voices never heard; a projection that is trained
+        on some voices would not.
     activity : (B, S, 3) tensor or None
         Logits of silence, one speaker and several speakers, where the encoder estimates them.
     windows : (B, S, D') tensor or None
@@ -97,9 +98,10 @@ class Encoder(nn.Module):
             Weightings to start from, of any number of slots, where the encoder `restarts`. Or a
             callable that makes them, (B, S, K) of steps, of the windows and `single` of `Encoded`.
         estimate : bool, optional
-            Whether to estimate activity (default) although `count` is known, which training does.
+            Whether to estimate activity (default) although `count` is known, and to pool what the
+            last round gives, which training needs.
         last : int, optional
-            Only so many of the last rounds, for a `start` that is good already, where the encoder
-            has rounds. Defaults to all.
+            Only so many of the last rounds, at least 1, for a `start` that is good already, where
+            the encoder has rounds. Defaults to all.
         """
         raise NotImplementedError
