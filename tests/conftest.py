@@ -9,9 +9,8 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 
 SPEECH_DATA = Path(
-    os.environ.get(
-        "PYANNOTE_WEIGHTER_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"
-    )
+    os.environ.get("PYANNOTE_WEIGHTER_DATA")
+    or Path(__file__).resolve().parents[2] / "shared" / "data"
 )
 
 
