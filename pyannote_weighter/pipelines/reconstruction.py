@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -68,9 +68,13 @@ def active_speakers(
 
 
 def to_annotation(
-    active: np.ndarray, frames: SlidingWindow, min_duration_off: float = 0.0
+    active: np.ndarray,
+    frames: SlidingWindow,
+    min_duration_off: float = 0.0,
+    names: Mapping[int, str] | None = None,
+    uri: str | None = None,
 ) -> Annotation:
-    """Turns of speakers, labelled by number: upstream's, without its loop over all frames.
+    """Turns of speakers: upstream's, without its loop over all frames.
 
     Parameters
     ----------
@@ -78,6 +82,9 @@ def to_annotation(
     frames : SlidingWindow
     min_duration_off : float, optional
         Pauses of a speaker that are shorter are filled, in seconds.
+    names : mapping, optional
+        Label of each speaker that has a turn, see `have_turns`. Defaults to its number.
+    uri : str, optional
 
     Returns
     -------
@@ -87,18 +94,27 @@ def to_annotation(
     num_frames = active.shape[1]
     start = frames.start + np.arange(num_frames) * frames.step
     middle = 0.5 * (start + (start + frames.duration))  # (T,)
-    annotation = Annotation()
-    for speaker, (row, track) in enumerate(zip(active, string_generator(), strict=False)):
-        (changes,) = np.nonzero(row[1:] != row[:-1])
-        changes = changes + 1
-        if num_frames and row[0]:
-            changes = np.concatenate([[0], changes])
-        if len(changes) % 2:  # to the end
-            changes = np.append(changes, num_frames - 1)
-        for first, last in changes.reshape(-1, 2):
-            turn = Segment(float(middle[first]), float(middle[last]))
-            annotation[turn, track] = speaker
+
+    def turns() -> Iterator[tuple[Segment, str, int | str]]:
+        for speaker, (row, track) in enumerate(zip(active, string_generator(), strict=False)):
+            (changes,) = np.nonzero(row[1:] != row[:-1])
+            changes = changes + 1
+            if num_frames and row[0]:
+                changes = np.concatenate([[0], changes])
+            if len(changes) % 2:  # to the end
+                changes = np.append(changes, num_frames - 1)
+            for first, last in changes.reshape(-1, 2):
+                if first < last:
+                    turn = Segment(float(middle[first]), float(middle[last]))
+                    yield turn, track, speaker if names is None else names[speaker]
+
+    annotation = Annotation.from_records(turns(), uri=uri)
     return annotation.support(collar=min_duration_off) if min_duration_off > 0 else annotation
+
+
+def have_turns(active: np.ndarray) -> list[int]:
+    """Speakers of (K, T) who have a turn, in order: the last frame alone is none."""
+    return np.flatnonzero(active[:, :-1].any(axis=1)).tolist()
 
 
 def keep_columns(weightings: np.ndarray, kept: list[int]) -> np.ndarray:
@@ -167,27 +183,26 @@ def reconstruct(
     for weightings, who in ((candidate, who) for candidate in candidates for who in says):
         columns = SlidingWindowFeature(weightings, weighter.frames)
         active, first = active_speakers(columns, counted, frames, who)
-        diarization = to_annotation(active, frames, min_duration_off)
         # speakers who are given no time at all get no name
-        spoken = sorted(diarization.labels())
+        spoken = have_turns(active)
         if best is None or len(spoken) > len(best[0]):
-            best = spoken, diarization, weightings, active, first
+            best = spoken, weightings, active, first
         if len(spoken) >= min_speakers:
             break
-    spoken, diarization, weightings, active, first = best
+    spoken, weightings, active, first = best
     num_speakers, num_frames = active.shape
     weightings = keep_columns(weightings, spoken)
     hook("weightings", SlidingWindowFeature(weightings, weighter.frames))
     hook("discrete_diarization", SlidingWindowFeature(active.T.view(np.uint8), frames))
     if not spoken:
         return nobody(weighter, uri)
-    del best, active  # as large as what comes now
     names = dict(zip(spoken, speaker_names(len(spoken)), strict=True))
+    diarization = to_annotation(active, frames, min_duration_off, names, uri)
+    del best, active  # as large as what comes now
     alone = np.zeros((num_speakers, num_frames), dtype=bool)
     (speech,) = np.nonzero(first >= 0)
     alone[first[speech], speech] = True
-    exclusive = to_annotation(alone, frames, min_duration_off)
-    diarization.uri = exclusive.uri = uri
+    exclusive = to_annotation(alone, frames, min_duration_off, names, uri)
 
     with torch.inference_mode():
         parts = windows.cut(weightings)
@@ -210,8 +225,8 @@ def reconstruct(
     hook("speaker_embeddings", embeddings)
     seconds = weightings.sum(axis=0, dtype=float) * weighter.frames.step
     return WeighterOutput(
-        speaker_diarization=diarization.rename_labels(mapping=names),
-        exclusive_speaker_diarization=exclusive.rename_labels(mapping=names),
+        speaker_diarization=diarization,
+        exclusive_speaker_diarization=exclusive,
         speaker_embeddings=embeddings,
         confidence=dict(zip(names.values(), speakers.confidence.tolist(), strict=True)),
         seconds=dict(zip(names.values(), seconds.tolist(), strict=True)),

@@ -12,6 +12,7 @@ from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.pipelines import reconstruction
 from pyannote_weighter.pipelines.reconstruction import (
     active_speakers,
+    have_turns,
     reconstruct,
     to_annotation,
 )
@@ -35,11 +36,20 @@ def test_turns_are_upstream_s(num_frames, num_speakers, share, min_duration_off,
     found = to_annotation(active, FRAMES, min_duration_off)
     assert found == expected and found.labels() == expected.labels()
     assert list(found.itertracks(yield_label=True)) == list(expected.itertracks(yield_label=True))
+    assert have_turns(active) == sorted(expected.labels())
+    names = {speaker: f"number {speaker:02d}" for speaker in have_turns(active)}
+    named = to_annotation(active, FRAMES, min_duration_off, names, "uri")
+    renamed = expected.rename_labels(mapping=names)
+    assert named.uri == "uri" and named.labels() == renamed.labels()
+    for name in named.labels():
+        assert named.label_timeline(name) == renamed.label_timeline(name)
 
 
 def test_no_frame_and_one_frame():
     for num_frames in (0, 1):
-        assert not to_annotation(np.ones((2, num_frames), dtype=bool), FRAMES)
+        active = np.ones((2, num_frames), dtype=bool)
+        assert not to_annotation(active, FRAMES)
+        assert have_turns(active) == []
 
 
 @pytest.mark.parametrize("block", [7, 1000])

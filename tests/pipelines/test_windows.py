@@ -6,6 +6,7 @@ import torch
 
 from pyannote_weighter.pipelines.windows import (
     OVERLAP,
+    FIRST_ROUNDS,
     ROUNDS,
     Windows,
     embed_speakers,
@@ -55,9 +56,10 @@ def test_window_is_weighed_as_by_the_weighter(weighter):
     assert (window.embeddings is None) == (expected.encoded.windows is None)
 
 
+@pytest.mark.parametrize("rounds", [FIRST_ROUNDS, ROUNDS])
 @pytest.mark.parametrize("half", [False, True])
 @torch.inference_mode()
-def test_window_is_weighed_again_without_its_frames(weighter, half):
+def test_window_is_weighed_again_without_its_frames(weighter, half, rounds):
     if not weighter.encoder.restarts:
         pytest.skip("this encoder weighs once")
     windows, parts = Windows(half), []
@@ -68,12 +70,12 @@ def test_window_is_weighed_again_without_its_frames(weighter, half):
     for index in (1, 2, 0):  # in any order
         frames, count = parts[index]
         start = np.random.default_rng(9).dirichlet(np.ones(3), len(count)).astype(np.float32)
-        again = weigh_again(weighter, windows[index], count, start)
+        again = weigh_again(weighter, windows[index], count, start, rounds)
         expected = weighter.weigh(
             frames[None],
             torch.from_numpy(count)[None],
             start=torch.from_numpy(start)[None],
-            last=ROUNDS,
+            last=rounds,
         )
         atol = 2e-2 if half else 2e-4
         assert again.shape == (len(count), 3)

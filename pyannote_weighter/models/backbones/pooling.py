@@ -10,20 +10,20 @@ from pyannote_weighter.weighting import Summary, full_precision
 
 RESOLUTION = 1e-6  # differences of squares in float32 resolve no less, relative to the squares
 NO_WEIGHT = 1e-12
-BLOCK = (
-    2**20
-)  # values worked on at once: what is small enough for the caches is several times faster
+BLOCK = 2**18
+"""Values worked on at once: what is small enough for the caches is several times faster."""
 
 
 def sum_steps(
-    frames: Tensor, weights: Tensor, step: int, center: Tensor, deviation: bool = True
+    frames: Tensor, weights: Tensor | None, step: int, center: Tensor, deviation: bool = True
 ) -> tuple[Tensor, Tensor | None]:
     """Weighted sums of frames, and of their squares, over steps of time.
 
     Parameters
     ----------
     frames : (batch, frames, channels) torch.Tensor
-    weights : (batch, frames) torch.Tensor
+    weights : (batch, frames) torch.Tensor or None
+        None is a weight of one for each.
     step : int
         In frames.
     center : (batch, 1, channels) torch.Tensor
@@ -41,13 +41,17 @@ def sum_steps(
     sums, squares = [], []
     for start in range(0, num_frames, block):
         part = full_precision(frames[:, start : start + block]) - center
-        weight = weights[:, start : start + block].to(part.dtype)
         missing = -part.shape[1] % step  # frames that complete the last step
         if missing:
             part = F.pad(part, (0, 0, 0, missing))
         part = part.unflatten(1, (-1, step))  # (B, S, step, C)
-        weight = F.pad(weight, (0, missing)).unflatten(1, (-1, step)).unsqueeze(2)
-        # (B, S, 1, step)
+        if weights is None:
+            sums.append(part.sum(dim=2))
+            if deviation:
+                squares.append(part.square().sum(dim=2))
+            continue
+        weight = F.pad(weights[:, start : start + block].to(part.dtype), (0, missing))
+        weight = weight.unflatten(1, (-1, step)).unsqueeze(2)  # (B, S, 1, step)
         sums.append((weight @ part).squeeze(2))
         if deviation:
             squares.append((weight @ part.square()).squeeze(2))
@@ -106,8 +110,7 @@ def summarize_steps(frames: Tensor, step: int) -> Summary:
         In frames.
     """
     center = center_of(frames)
-    ones = center.new_ones(1, 1).expand(frames.shape[:2])
-    sums, squares = sum_steps(frames, ones, step, center)
+    sums, squares = sum_steps(frames, None, step, center)
     size = sums.new_full((sums.shape[1], 1), step)
     size[-1] -= -frames.shape[1] % step
     return Summary(center, sums / size, squares / size, size)
@@ -164,7 +167,13 @@ def pool_windows(
         missing = num_windows * stride - values.shape[1]
         values = F.pad(values, (0, 0, reach, reach + missing))
         end = (num_windows - 1) * stride + 1
-        return sum(values[:, tap : tap + end : stride] for tap in range(window // unit))
+        first, *others = (values[:, tap : tap + end : stride] for tap in range(window // unit))
+        if not others:
+            return first
+        summed = first + others[0]
+        for other in others[1:]:
+            summed.add_(other)
+        return summed
 
     def total_weight(weights: Tensor) -> Tensor:
         """(batch, frames) to (batch, windows, 1)."""
@@ -189,8 +198,9 @@ def pool_windows(
     power = total(squares) / mass
     variance = power - mean.square()
     unbias = (1.0 - total_weight(weights.square()) / mass.square()).clamp(min=RESOLUTION)
-    floor = RESOLUTION * power.detach() + 1e-12 * center.square() + torch.finfo(power.dtype).tiny
-    resolved = variance > floor
+    least = 1e-12 * center.square() + torch.finfo(power.dtype).tiny
+    resolved = variance > torch.add(least, power.detach(), alpha=RESOLUTION)
     # a constant under the root where nothing is resolved: its gradient there is zero, not NaN
     std = torch.sqrt(torch.where(resolved, variance, 1.0) / unbias) * resolved
-    return torch.cat([mean + center, std], dim=-1) * present
+    statistics = torch.cat([mean + center, std], dim=-1)
+    return statistics if present.all() else statistics * present
