@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pyannote_weighter.pipelines.windows import (
-    OVERLAP,
     FIRST_ROUNDS,
+    OVERLAP,
     ROUNDS,
     Windows,
     embed_speakers,
