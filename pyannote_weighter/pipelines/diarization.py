@@ -31,7 +31,7 @@ from pyannote_weighter.pipelines.weighing import (
     slots_of_groups,
     weigh_file,
 )
-from pyannote_weighter.pipelines.windows import FIRST_ROUNDS, Windows
+from pyannote_weighter.pipelines.windows import Windows
 from pyannote_weighter.presence import Presence
 from pyannote_weighter.recording import open_recording
 from pyannote_weighter.segmentation import (
@@ -460,7 +460,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         parts, present = slots.join(speaker_of)
         bounds = self._windows(len(speech))
         groups = parts, present, num_speakers
-        parts = improve_parts(self._weighter, bounds, *groups, windows, speech, FIRST_ROUNDS)
+        parts = improve_parts(self._weighter, bounds, *groups, windows, speech)
         groups = parts, present, num_speakers
         return slots_of_groups(
             self._weighter, bounds, *groups, windows, speech, local, self.presence

@@ -15,8 +15,6 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.seeds import NUM_SEEDS
 from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.pipelines.windows import (
-    FIRST_ROUNDS,
-    ROUNDS,
     Windows,
     alone,
     embed_speakers,
@@ -86,7 +84,6 @@ def weigh_file(
             speech[start:stop],
             local=local,
             grid=SlidingWindow(grid.duration, grid.step, grid[start].start),
-            rounds=FIRST_ROUNDS,
         )
         parts.append(weightings[start:stop])
         n = weighed.weightings.shape[1]
@@ -110,7 +107,6 @@ def improve_parts(
     num_speakers: int,
     frames: torch.Tensor | Windows,
     speech: np.ndarray,
-    rounds: int = ROUNDS,
 ) -> list[np.ndarray]:
     """Weigh once more, from the weightings of groups of slots. Nobody is lost by it.
 
@@ -126,8 +122,6 @@ def improve_parts(
     frames : (T, C) tensor or Windows
         Frames, or what `weigh_file` kept of them.
     speech : (T,) array
-    rounds : int, optional
-        See `weigh_frames`.
 
     Returns
     -------
@@ -142,10 +136,9 @@ def improve_parts(
         part, count = parts[index], speech[start:stop]
         if part.shape[1] > 1:
             if isinstance(frames, Windows):
-                part = weigh_again(weighter, frames[index], count, part, rounds)
+                part = weigh_again(weighter, frames[index], count, part)
             else:
-                some = frames[start:stop]
-                part = weigh_frames(weighter, some, count, part, rounds=rounds)[0].weightings
+                part = weigh_frames(weighter, frames[start:stop], count, part)[0].weightings
         improved.append(part)
         if part.shape[1]:
             heard[present[index][part.argmax(axis=1)[count > 0]]] = True

@@ -19,8 +19,7 @@ from pyannote_weighter.pipelines.seeds import Seeds
 from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.weighting import Summary
 
-ROUNDS = 2  # of the encoder, its last ones, from a start: all five are no better
-FIRST_ROUNDS = 1  # where the weightings are not yet the answer: slots to be joined
+ROUNDS = 2  # of the encoder, the last ones, from a start: all five are no better
 OVERLAP = 0.01  # weight, in embeddings, of steps where nobody talks alone
 
 
@@ -139,7 +138,6 @@ def weigh_frames(
     start: np.ndarray | None = None,
     local: LocalSpeakers | None = None,
     grid: SlidingWindow | None = None,
-    rounds: int = ROUNDS,
 ) -> tuple[Weighed, Window]:
     """Weigh the frames of a window, as `Weighter.weigh` does.
 
@@ -156,8 +154,6 @@ def weigh_frames(
         Who speaks in the windows of the segmentation: slots then start at `Seeds`.
     grid : SlidingWindow, optional
         Frames of the window, in seconds of the recording.
-    rounds : int, optional
-        Of the encoder, its last ones, from a start; without one it makes all of them.
     """
     step = weighter.encoder.step
     frames = frames[None].to(weighter.device)
@@ -174,7 +170,7 @@ def weigh_frames(
     pooling = Pooling(
         embed=lambda x: weighter.backbone.embed_summary(summary, x), embed_windows=embed_windows
     )
-    encoded = _encode(weighter, frames, summary, pooling, count, start, rounds)
+    encoded = _encode(weighter, frames, summary, pooling, count, start)
     steps = encoded.weightings[-1]  # (1, S, N)
     weightings = _at_frames(weighter, steps, frames.shape[1])
     head = None
@@ -190,11 +186,7 @@ def weigh_frames(
 
 
 def weigh_again(
-    weighter: Weighter,
-    window: Window,
-    count: np.ndarray,
-    start: np.ndarray,
-    rounds: int = ROUNDS,
+    weighter: Weighter, window: Window, count: np.ndarray, start: np.ndarray
 ) -> np.ndarray:
     """Improve the weightings of a window of which the frames are gone.
 
@@ -205,8 +197,6 @@ def weigh_again(
     window : Window
     count : (T,) array
     start : (T, K) array
-    rounds : int, optional
-        See `weigh_frames`.
 
     Returns
     -------
@@ -219,11 +209,11 @@ def weigh_again(
         embed=lambda x: weighter.backbone.embed_summary(window.summary, x),
         embed_windows=lambda *_: window.embeddings,
     )
-    encoded = _encode(weighter, frames, window.summary, pooling, count, start, rounds)
+    encoded = _encode(weighter, frames, window.summary, pooling, count, start)
     return _at_frames(weighter, encoded.weightings[-1], frames.shape[1])[0].cpu().numpy()
 
 
-def _encode(weighter, frames, summary, pooling, count, start, rounds) -> Encoded:
+def _encode(weighter, frames, summary, pooling, count, start) -> Encoded:
     if isinstance(start, np.ndarray):
         start = torch.from_numpy(start[None]).to(frames.device)
     return weighter.encoder(
@@ -233,7 +223,7 @@ def _encode(weighter, frames, summary, pooling, count, start, rounds) -> Encoded
         count=torch.from_numpy(count[None]).to(frames.device),
         start=start,
         estimate=False,
-        last=None if start is None else rounds,
+        last=None if start is None else ROUNDS,
     )
 
 

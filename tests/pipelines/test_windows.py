@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from pyannote_weighter.pipelines.windows import (
-    FIRST_ROUNDS,
     OVERLAP,
     ROUNDS,
     Windows,
@@ -56,10 +55,9 @@ def test_window_is_weighed_as_by_the_weighter(weighter):
     assert (window.embeddings is None) == (expected.encoded.windows is None)
 
 
-@pytest.mark.parametrize("rounds", [FIRST_ROUNDS, ROUNDS])
 @pytest.mark.parametrize("half", [False, True])
 @torch.inference_mode()
-def test_window_is_weighed_again_without_its_frames(weighter, half, rounds):
+def test_window_is_weighed_again_without_its_frames(weighter, half):
     if not weighter.encoder.restarts:
         pytest.skip("this encoder weighs once")
     windows, parts = Windows(half), []
@@ -70,12 +68,12 @@ def test_window_is_weighed_again_without_its_frames(weighter, half, rounds):
     for index in (1, 2, 0):  # in any order
         frames, count = parts[index]
         start = np.random.default_rng(9).dirichlet(np.ones(3), len(count)).astype(np.float32)
-        again = weigh_again(weighter, windows[index], count, start, rounds)
+        again = weigh_again(weighter, windows[index], count, start)
         expected = weighter.weigh(
             frames[None],
             torch.from_numpy(count)[None],
             start=torch.from_numpy(start)[None],
-            last=rounds,
+            last=ROUNDS,
         )
         atol = 2e-2 if half else 2e-4
         assert again.shape == (len(count), 3)
