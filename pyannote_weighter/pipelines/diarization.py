@@ -27,11 +27,12 @@ from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.pipelines.voices import embed_alone
 from pyannote_weighter.pipelines.weighing import (
     cut_windows,
+    improve_and_embed,
     improve_parts,
-    slots_of_groups,
+    settle_groups,
     weigh_file,
 )
-from pyannote_weighter.pipelines.windows import Windows
+from pyannote_weighter.pipelines.windows import Speakers, Windows
 from pyannote_weighter.presence import Presence
 from pyannote_weighter.recording import open_recording
 from pyannote_weighter.segmentation import (
@@ -294,20 +295,20 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         local: LocalSpeakers | None,
         least: int,
         most: float,
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[tuple[np.ndarray, Speakers | None]]:
         """Weightings (T, K) of speakers, the best first; the later ones lose fewer of them."""
         settled = self.settle(slots, windows, speech, local, least)
         speaker_of = self._assign(settled, least, most)
         num_speakers = speaker_of.max() + 1
         parts, present = settled.join(speaker_of)
         bounds = self._windows(len(speech))
-        improved = improve_parts(
+        improved, speakers = improve_and_embed(
             self._weighter, bounds, parts, present, num_speakers, windows, speech
         )
-        yield spread(improved, present, num_speakers)
+        yield spread(improved, present, num_speakers), speakers
         if improved is not parts:
-            yield spread(parts, present, num_speakers)
-        yield slots.merge(self._assign(slots, least, most), add=False)
+            yield spread(parts, present, num_speakers), None
+        yield slots.merge(self._assign(slots, least, most), add=False), None
 
     def compute(
         self, file: AudioFile, hook: Callable
@@ -457,12 +458,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             return slots
         speaker_of = self._assign(slots, min_speakers, np.inf, **self.sure())
         num_speakers = speaker_of.max() + 1
-        parts, present = slots.join(speaker_of)
         bounds = self._windows(len(speech))
-        groups = parts, present, num_speakers
-        parts = improve_parts(self._weighter, bounds, *groups, windows, speech)
-        groups = parts, present, num_speakers
-        return slots_of_groups(
+        groups = *slots.join(speaker_of), num_speakers
+        return settle_groups(
             self._weighter, bounds, *groups, windows, speech, local, self.presence
         )
 

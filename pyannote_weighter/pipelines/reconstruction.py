@@ -14,7 +14,7 @@ from pyannote_weighter.likeness import LocalSpeakers
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.answer import WeighterOutput, speaker_names
 from pyannote_weighter.pipelines.joint import LocalOpinion
-from pyannote_weighter.pipelines.windows import Windows, embed_speakers
+from pyannote_weighter.pipelines.windows import Speakers, Windows, embed_speakers
 from pyannote_weighter.segmentation import nearest_frames
 
 BLOCK = 2**15  # frames
@@ -137,7 +137,7 @@ def nobody(weighter: Weighter, uri: str | None) -> WeighterOutput:
 
 def reconstruct(
     weighter: Weighter,
-    candidates: Iterable[np.ndarray],
+    candidates: Iterable[tuple[np.ndarray, Speakers | None]],
     count: SlidingWindowFeature,
     local: LocalSpeakers | None,
     windows: Windows,
@@ -153,9 +153,9 @@ def reconstruct(
     Parameters
     ----------
     weighter : Weighter
-    candidates : iterable of (T, K) arrays
-        Weightings; the first that give time to `min_speakers` are taken, or else those that give
-        it to most.
+    candidates : iterable of (T, K) array, Speakers or None
+        Weightings, and what they pool where that is known; the first that give time to
+        `min_speakers` are taken, or else those that give it to most.
     count : (T', 1) SlidingWindowFeature
         Number of speakers at the same time.
     local : LocalSpeakers or None
@@ -180,16 +180,18 @@ def reconstruct(
     best = None
     # the segmentation must not be what loses a speaker who was asked for
     says = (local,) if local is None or min_speakers <= 1 else (local, None)
-    for weightings, who in ((candidate, who) for candidate in candidates for who in says):
+    for (weightings, speakers), who in (
+        (candidate, who) for candidate in candidates for who in says
+    ):
         columns = SlidingWindowFeature(weightings, weighter.frames)
         active, first = active_speakers(columns, counted, frames, who)
         # speakers who are given no time at all get no name
         spoken = have_turns(active)
         if best is None or len(spoken) > len(best[0]):
-            best = spoken, weightings, active, first
+            best = spoken, weightings, speakers, active, first
         if len(spoken) >= min_speakers:
             break
-    spoken, weightings, active, first = best
+    spoken, weightings, speakers, active, first = best
     num_speakers, num_frames = active.shape
     weightings = keep_columns(weightings, spoken)
     hook("weightings", SlidingWindowFeature(weightings, weighter.frames))
@@ -204,10 +206,13 @@ def reconstruct(
     alone[first[speech], speech] = True
     exclusive = to_annotation(alone, frames, min_duration_off, names, uri)
 
-    with torch.inference_mode():
+    if speakers is None:
         parts = windows.cut(weightings)
         everyone = [np.arange(len(spoken))] * len(parts)
-        speakers = embed_speakers(weighter, windows, parts, everyone, len(spoken))
+        with torch.inference_mode():
+            speakers = embed_speakers(weighter, windows, parts, everyone, len(spoken))
+    else:
+        speakers = Speakers(*(values[spoken] for values in speakers))
     embeddings = speakers.embeddings
     if listen is not None:
         number = np.full(num_speakers + 1, -1)  # the last one: nobody

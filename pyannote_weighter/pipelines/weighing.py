@@ -15,6 +15,8 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.seeds import NUM_SEEDS
 from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.pipelines.windows import (
+    Speakers,
+    SpeakerSums,
     Windows,
     alone,
     embed_speakers,
@@ -107,6 +109,8 @@ def improve_parts(
     num_speakers: int,
     frames: torch.Tensor | Windows,
     speech: np.ndarray,
+    sums: SpeakerSums | None = None,
+    weights: Sequence[np.ndarray | None] | None = None,
 ) -> list[np.ndarray]:
     """Weigh once more, from the weightings of groups of slots. Nobody is lost by it.
 
@@ -122,6 +126,11 @@ def improve_parts(
     frames : (T, C) tensor or Windows
         Frames, or what `weigh_file` kept of them.
     speech : (T,) array
+    sums : SpeakerSums, optional
+        Each improved window of `Windows` is added to them, which is worth nothing if nothing can
+        be improved.
+    weights : list of (s,) arrays, optional
+        See `SpeakerSums.add`.
 
     Returns
     -------
@@ -133,20 +142,57 @@ def improve_parts(
     improved = []
     heard = np.zeros(num_speakers, dtype=bool)
     for index, (start, stop) in enumerate(bounds):
-        part, count = parts[index], speech[start:stop]
-        if part.shape[1] > 1:
-            if isinstance(frames, Windows):
-                part = weigh_again(weighter, frames[index], count, part)
-            else:
-                part = weigh_frames(weighter, frames[start:stop], count, part)[0].weightings
+        part, count, who = parts[index], speech[start:stop], present[index]
+        window = None
+        if isinstance(frames, Windows) and (len(who) > 1 or (len(who) and sums is not None)):
+            window = frames[index]
+        if len(who) > 1 and window is not None:
+            part = weigh_again(weighter, window, count, part)
+        elif len(who) > 1:
+            part = weigh_frames(weighter, frames[start:stop], count, part)[0].weightings
         improved.append(part)
-        if part.shape[1]:
-            heard[present[index][part.argmax(axis=1)[count > 0]]] = True
+        if len(who):
+            heard[who[part.argmax(axis=1)[count > 0]]] = True
+            if sums is not None:
+                sums.add(window, part, who, None if weights is None else weights[index])
     return improved if heard.all() else parts
 
 
 @torch.inference_mode()
-def slots_of_groups(
+def improve_and_embed(
+    weighter: Weighter,
+    bounds: Sequence[tuple[int, int]],
+    parts: list[np.ndarray],
+    present: list[np.ndarray],
+    num_speakers: int,
+    windows: Windows,
+    speech: np.ndarray,
+    weights: Sequence[np.ndarray] | None = None,
+) -> tuple[list[np.ndarray], Speakers]:
+    """Same as `improve_parts`, with the embeddings of what it returns: windows are read once.
+
+    Parameters
+    ----------
+    weighter, bounds, parts, present, num_speakers, speech, weights
+        See `improve_parts`.
+    windows : Windows
+        What `weigh_file` kept of the frames.
+
+    Returns
+    -------
+    parts : list of (t, k) arrays
+    speakers : Speakers
+    """
+    sums = SpeakerSums(weighter, num_speakers)
+    groups = parts, present, num_speakers
+    improved = improve_parts(weighter, bounds, *groups, windows, speech, sums, weights)
+    if improved is parts:
+        return parts, embed_speakers(weighter, windows, *groups, weights)
+    return improved, sums.speakers()
+
+
+@torch.inference_mode()
+def settle_groups(
     weighter: Weighter,
     bounds: Sequence[tuple[int, int]],
     parts: list[np.ndarray],
@@ -157,14 +203,12 @@ def slots_of_groups(
     local: LocalSpeakers | None,
     presence: Presence,
 ) -> Slots:
-    """Make groups of slots into slots, which have one column in each window where they are.
+    """Weigh groups of slots once more, and make them into slots.
 
     Parameters
     ----------
-    weighter, bounds, parts, present, num_speakers, speech
-        See `improve_parts`.
-    windows : Windows
-        What `weigh_file` kept of the frames.
+    weighter, bounds, parts, present, num_speakers, windows, speech
+        See `improve_and_embed`.
     local : LocalSpeakers or None
     presence : Presence
         Tells who is a speaker, where local speakers are known.
@@ -172,11 +216,14 @@ def slots_of_groups(
     Returns
     -------
     slots : Slots
+        They have one column in each window where they are.
     """
     frames, step = weighter.frames, weighter.encoder.step
     single = [alone(speech[start:stop], step) for start, stop in bounds]
     solo = [solo_weights(speech[start:stop], step) for start, stop in bounds]
-    speakers = embed_speakers(weighter, windows, parts, present, num_speakers, solo)
+    parts, speakers = improve_and_embed(
+        weighter, bounds, parts, present, num_speakers, windows, speech, solo
+    )
     seconds = np.zeros(num_speakers)
     for part, who in zip(parts, present, strict=True):
         seconds[who] += part.sum(axis=0) * frames.step

@@ -20,6 +20,7 @@ from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.weighting import Summary
 
 ROUNDS = 2  # of the encoder, the last ones, from a start: all five are no better
+BLOCK = 512  # rows kept at once: what is small enough for the caches is faster
 OVERLAP = 0.01  # weight, in embeddings, of steps where nobody talks alone
 
 
@@ -63,19 +64,20 @@ class Windows:
         and go, would keep the memory of those from being used again.
         """
         summary = window.summary
-        # the root has half the range of a power, and half precision little of it
-        columns = [summary.mean[0], summary.power[0].sqrt()]
+        columns = [summary.mean[0], summary.power[0]]
         if window.embeddings is not None:
             columns.append(window.embeddings[0])
-        rows = torch.cat(columns, dim=1)  # (S, 2 C + D')
+        width = sum(part.shape[1] for part in columns)  # 2 C + D'
         if self.rows is None:
-            self.rows = Rows(rows.shape[1], self.half)
+            self.rows = Rows(width, self.half)
             self.step, self.channels = int(summary.size[0]), summary.mean.shape[-1]
             self.device = summary.mean.device
         center = summary.center[0]  # (1, C), in the row before the others
         start = len(self.rows)
-        self.rows.append(F.pad(center, (0, rows.shape[1] - center.shape[1])))
-        self.rows.append(rows)
+        self.rows.append(F.pad(center, (0, width - center.shape[1])))
+        for mean, power, *embeddings in zip(*(part.split(BLOCK) for part in columns), strict=True):
+            # the root has half the range of a power, and half precision little of it
+            self.rows.append(torch.cat([mean, power.sqrt(), *embeddings], dim=1))
         self.known.append((slice(start, len(self.rows)), window.num_frames))
 
     def __len__(self) -> int:
@@ -246,6 +248,86 @@ class Speakers(NamedTuple):
     confidence: np.ndarray
 
 
+class SpeakerSums:
+    """Sums over windows from which speakers are embedded: one pass, whatever the length of a file.
+
+    Same as `Weighter.embed` of all frames, for weightings that are constant within steps.
+
+    Parameters
+    ----------
+    weighter : Weighter
+    num_speakers : int
+        K.
+    """
+
+    def __init__(self, weighter: Weighter, num_speakers: int):
+        self.weighter = weighter
+        channels = weighter.backbone.frame_dimension
+        exact = {"dtype": torch.float64, "device": weighter.device}
+        self.mass, self.squares, self.claimed, self.claimed_squares = torch.zeros(
+            4, num_speakers, 1, **exact
+        )
+        self.sums, self.powers = torch.zeros(2, num_speakers, channels, **exact)
+        self.reference = None  # distances to it keep the difference of squares from cancelling
+
+    def add(
+        self, window: Window, part: np.ndarray, who: np.ndarray, weight: np.ndarray | None = None
+    ) -> None:
+        """Add a window.
+
+        Parameters
+        ----------
+        window : Window
+        part : (t, k) array
+            Weightings.
+        who : (k,) array of int
+            Whose they are.
+        weight : (s,) array, optional
+            Of its steps, in embeddings; confidence is that of the weightings.
+        """
+        center, mean, power, size = window.summary
+        held = torch.from_numpy(part[:: self.weighter.encoder.step]).to(center.device) * size
+        # (S, k)
+        self.claimed[who] += held.sum(dim=0, dtype=torch.float64)[:, None]
+        squared = (held.square() / size).sum(dim=0, dtype=torch.float64)[:, None]
+        self.claimed_squares[who] += squared
+        if weight is not None:
+            held = held * torch.from_numpy(weight).to(held)[:, None]
+            squared = (held.square() / size).sum(dim=0, dtype=torch.float64)[:, None]
+        if self.reference is None:
+            self.reference = center
+        shift = (center - self.reference)[0].double()  # (1, C)
+        total = held.sum(dim=0, dtype=torch.float64)[:, None]  # (k, 1)
+        first = (held.T @ mean[0]).double()  # (k, C)
+        second = (held.T @ power[0]).double()
+        self.mass[who] += total
+        self.squares[who] += squared
+        self.sums[who] += first + total * shift
+        self.powers[who] += second + 2 * shift * first + total * shift.square()
+
+    def speakers(self) -> Speakers:
+        """Embed them; at least one window must have been added."""
+        reference = self.reference[0].double()
+        present = self.mass > 0
+        mass = torch.where(present, self.mass, 1.0)
+        mean = self.sums / mass  # (K, C), to the reference
+        statistics = (mean + reference) * present
+        if self.weighter.backbone.deviation:
+            # as in `weighting.pool_summary`
+            power = self.powers / mass
+            variance = power - mean.square()
+            unbias = (1.0 - self.squares / mass.square()).clamp(min=RESOLUTION)
+            resolved = variance > RESOLUTION * power + 1e-12 * reference.square()
+            std = torch.sqrt(torch.where(resolved, variance, 0.0) / unbias) * present
+            statistics = torch.cat([statistics, std], dim=-1)
+        embeddings = self.weighter.backbone.embed_statistics(statistics.float()[None])
+        claimed = self.claimed.clamp_min(torch.finfo(torch.float64).tiny)
+        return Speakers(
+            embeddings=self.weighter.project(embeddings)[0].cpu().numpy(),
+            confidence=(self.claimed_squares / claimed)[:, 0].float().cpu().numpy(),
+        )
+
+
 def embed_speakers(
     weighter: Weighter,
     windows: Iterable[Window],
@@ -254,9 +336,7 @@ def embed_speakers(
     num_speakers: int,
     weights: Sequence[np.ndarray] | None = None,
 ) -> Speakers:
-    """Embed speakers from sums over all windows: one pass, whatever the length of the file.
-
-    Same as `Weighter.embed` of all frames, for weightings that are constant within steps.
+    """Embed speakers of a file.
 
     Parameters
     ----------
@@ -270,48 +350,10 @@ def embed_speakers(
     num_speakers : int
         K.
     weights : list of (s,) arrays, optional
-        Of the steps of each window, in embeddings; confidence is that of the weightings.
+        See `SpeakerSums.add`.
     """
-    step, channels = weighter.encoder.step, weighter.backbone.frame_dimension
-    exact = {"dtype": torch.float64, "device": weighter.device}
-    mass, squares, claimed, claimed_squares = torch.zeros(4, num_speakers, 1, **exact)
-    sums, powers = torch.zeros(2, num_speakers, channels, **exact)
-    reference = None  # distances to it keep the difference of squares from cancelling
+    sums = SpeakerSums(weighter, num_speakers)
     weights = [None] * len(weightings) if weights is None else weights
-    for window, part, who, weight in zip(windows, weightings, speakers, weights, strict=True):
-        center, mean, power, size = window.summary
-        held = torch.from_numpy(part[::step]).to(center.device) * size  # (S, k)
-        claimed[who] += held.sum(dim=0, dtype=torch.float64)[:, None]
-        claimed_squares[who] += (held.square() / size).sum(dim=0, dtype=torch.float64)[:, None]
-        if weight is not None:
-            held = held * torch.from_numpy(weight).to(held)[:, None]
-        reference = center if reference is None else reference
-        shift = (center - reference)[0].double()  # (1, C)
-        total = held.sum(dim=0, dtype=torch.float64)[:, None]  # (k, 1)
-        first = (held.T @ mean[0]).double()  # (k, C)
-        second = (held.T @ power[0]).double()
-        mass[who] += total
-        squares[who] += (held.square() / size).sum(dim=0, dtype=torch.float64)[:, None]
-        sums[who] += first + total * shift
-        powers[who] += second + 2 * shift * first + total * shift.square()
-
-    present = mass > 0
-    mass = torch.where(present, mass, 1.0)
-    mean = sums / mass  # (K, C), to the reference
-    statistics = (mean + reference[0].double()) * present
-    if weighter.backbone.deviation:
-        # as in `weighting.pool_summary`
-        power = powers / mass
-        variance = power - mean.square()
-        unbias = (1.0 - squares / mass.square()).clamp(min=RESOLUTION)
-        resolved = variance > RESOLUTION * power + 1e-12 * reference[0].double().square()
-        std = torch.sqrt(torch.where(resolved, variance, 0.0) / unbias) * present
-        statistics = torch.cat([statistics, std], dim=-1)
-    embeddings = weighter.backbone.embed_statistics(statistics.float()[None])
-    return Speakers(
-        embeddings=weighter.project(embeddings)[0].cpu().numpy(),
-        confidence=(claimed_squares / claimed.clamp_min(torch.finfo(torch.float64).tiny))[:, 0]
-        .float()
-        .cpu()
-        .numpy(),
-    )
+    for window, *arguments in zip(windows, weightings, speakers, weights, strict=True):
+        sums.add(window, *arguments)
+    return sums.speakers()

@@ -16,7 +16,7 @@ from pyannote_weighter.pipelines.reconstruction import (
     reconstruct,
     to_annotation,
 )
-from pyannote_weighter.pipelines.windows import Windows, weigh_frames
+from pyannote_weighter.pipelines.windows import Speakers, Windows, weigh_frames
 from pyannote_weighter.segmentation import sample_nearest
 from tests.models.test_weighter import small_weighter
 
@@ -74,8 +74,11 @@ def weighter():
         return small_weighter()
 
 
-def answer(weighter, candidates, count, least: int = 1, hook=lambda *args, **options: None):
+def answer(
+    weighter, candidates, count, least: int = 1, hook=lambda *args, **options: None, speakers=None
+):
     """From weightings and counts of 100 frames."""
+    candidates = ((each, speakers) for each in candidates)
     windows = Windows()
     with torch.inference_mode():
         frames = torch.randn(100, weighter.backbone.frame_dimension)
@@ -95,10 +98,15 @@ def test_speaker_without_any_time_has_no_name(weighter):
     """The last frame alone makes no turn: embeddings must not be shifted by it."""
     weightings = np.tile(np.float32([0.1, 0.9, 0.0]), (100, 1))
     weightings[-1] = [0.9, 0.1, 0.0]
-    output = answer(weighter, [weightings], [1] * 100)
+    output = answer(weighter, [weightings.copy()], [1] * 100)
     assert output.speaker_diarization.labels() == ["SPEAKER_00"] == list(output.confidence)
     assert output.speaker_embeddings.shape == (1, 32)
     assert output.confidence["SPEAKER_00"] == pytest.approx(0.9, abs=0.01)
+
+    known = Speakers(np.eye(3, 32, dtype=np.float32), np.float32([0.3, 0.5, 0.7]))
+    output = answer(weighter, [weightings.copy()], [1] * 100, speakers=known)
+    assert (output.speaker_embeddings == known.embeddings[[1]]).all()
+    assert output.confidence == {"SPEAKER_00": 0.5}
 
     nobody = answer(weighter, [weightings], [0] * 99 + [1])
     assert not nobody.speaker_diarization and nobody.speaker_embeddings.shape == (0, 32)

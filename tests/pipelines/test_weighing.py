@@ -7,11 +7,12 @@ import torch
 from pyannote_weighter.pipelines.seeds import NUM_SEEDS
 from pyannote_weighter.pipelines.weighing import (
     cut_windows,
+    improve_and_embed,
     improve_parts,
-    slots_of_groups,
+    settle_groups,
     weigh_file,
 )
-from pyannote_weighter.pipelines.windows import Windows
+from pyannote_weighter.pipelines.windows import Windows, embed_speakers, solo_weights
 from pyannote_weighter.presence import Presence
 from tests.pipelines.test_seeds import local_of
 from tests.pipelines.test_windows import frames_and_count, small_weighter
@@ -65,8 +66,8 @@ def test_groups_become_slots(file):
         np.testing.assert_allclose(found, expected, atol=1e-3)
     assert improve_parts(weighter, bounds, parts, present, 1, windows, speech) is parts
 
-    arguments = weighter, bounds, improved, present, 3, windows, speech
-    plain = slots_of_groups(*arguments, None, Presence())
+    arguments = weighter, bounds, parts, present, 3, windows, speech
+    plain = settle_groups(*arguments, None, Presence())
     assert plain.is_speaker is None and plain.evidence is None
     whole = np.concatenate(improved)
     seconds = whole.sum(axis=0) * weighter.frames.step
@@ -74,9 +75,27 @@ def test_groups_become_slots(file):
     expected = np.square(whole).sum(axis=0) / whole.sum(axis=0)
     np.testing.assert_allclose(plain.confidence, expected, rtol=1e-4)
 
-    judged = slots_of_groups(*arguments, local, Presence())
+    judged = settle_groups(*arguments, local, Presence())
     unit = judged.embeddings / np.linalg.norm(judged.embeddings, axis=1, keepdims=True)
     probability, least = judged.is_speaker(improved, present, seconds, unit)
     assert probability.shape == (3,) and least == Presence().least
     assert ((probability >= 0) & (probability <= 1)).all()
     assert judged.evidence.same.shape == (3, 3)
+
+
+@pytest.mark.parametrize("num_speakers", [1, 3])
+@torch.inference_mode()
+def test_groups_are_embedded_as_they_come_out(file, num_speakers):
+    weighter, bounds, frames, speech, windows, _, _ = file
+    slots = weigh_file(weighter, bounds, frames, speech)
+    groups = *slots.join(np.arange(len(slots.seconds)) % num_speakers), num_speakers
+    step = weighter.encoder.step
+    for weights in (None, [solo_weights(speech[start:stop], step) for start, stop in bounds]):
+        arguments = weighter, bounds, *groups, windows, speech
+        parts, found = improve_and_embed(*arguments, weights)
+        assert (parts is groups[0]) == (num_speakers == 1)
+        for part, expected in zip(parts, improve_parts(*arguments), strict=True):
+            assert (part == expected).all()
+        expected = embed_speakers(weighter, windows, parts, *groups[1:], weights)
+        np.testing.assert_allclose(found.embeddings, expected.embeddings, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-5)
