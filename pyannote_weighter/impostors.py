@@ -18,7 +18,7 @@ from rich.progress import track
 from pyannote_weighter.models import Weighter
 
 USUAL = 0.09
-"""By how much the projection of the default Weighter lowers the cosines of impostors."""
+"""By how much the projection of the Weighter that linking was fitted to lowers them."""
 LEAST_SECONDS = 2.0  # of a slot that is looked at
 LEAST_PAIRS = 100
 MOST_FILES = 100
@@ -50,11 +50,11 @@ def impostor_cosine(embeddings: np.ndarray, files: np.ndarray) -> float:
 
 @torch.inference_mode()
 def cosine_offset(model: Weighter, samples: Iterable[dict]) -> float:
-    """How much less a Weighter moves people apart than the default one does.
+    """How much less a Weighter moves people apart than the one that linking was fitted to.
 
     The cosine of impostors as the projection of the Weighter has it is compared with that of the
-    embeddings of the backbone, before the projection. The default Weighter lowers it by `USUAL`:
-    an offset of 0. Of an untrained Weighter, whose projection leaves cosines as they are, it is
+    embeddings of the backbone, before the projection. That Weighter lowers it by `USUAL`: an
+    offset of 0. Of an untrained Weighter, whose projection leaves cosines as they are, it is
     `USUAL`. What other backbones' cosines are like is not looked at.
 
     Parameters

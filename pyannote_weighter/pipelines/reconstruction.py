@@ -83,7 +83,7 @@ def to_annotation(
     min_duration_off : float, optional
         Pauses of a speaker that are shorter are filled, in seconds.
     names : mapping, optional
-        Label of each speaker that has a turn, see `have_turns`. Defaults to its number.
+        Labels; speakers without one are left out. Defaults to their numbers.
     uri : str, optional
 
     Returns
@@ -97,6 +97,8 @@ def to_annotation(
 
     def turns() -> Iterator[tuple[Segment, str, int | str]]:
         for speaker, (row, track) in enumerate(zip(active, string_generator(), strict=False)):
+            if names is not None and speaker not in names:
+                continue
             (changes,) = np.nonzero(row[1:] != row[:-1])
             changes = changes + 1
             if num_frames and row[0]:
@@ -104,7 +106,7 @@ def to_annotation(
             if len(changes) % 2:  # to the end
                 changes = np.append(changes, num_frames - 1)
             for first, last in changes.reshape(-1, 2):
-                if first < last:
+                if first < last:  # the last frame alone is no turn
                     turn = Segment(float(middle[first]), float(middle[last]))
                     yield turn, track, speaker if names is None else names[speaker]
 

@@ -39,7 +39,8 @@ def main() -> None:
     task, model.task = model.task, None
     model.specifications = Weighter.default_specifications(model.hparams.duration)
     offset = {"cosine_offset": USUAL}  # nothing has moved people apart
-    parameters = tune(model, task, list(protocol.development()), **offset)
+    development = list(protocol.development()) if task.has_validation else []
+    parameters = tune(model, task, development, **offset)
     print(export_pipeline(model, arguments.into / "pipeline", parameters, **offset))
 
 

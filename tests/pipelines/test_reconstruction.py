@@ -43,6 +43,8 @@ def test_turns_are_upstream_s(num_frames, num_speakers, share, min_duration_off,
     assert named.uri == "uri" and named.labels() == renamed.labels()
     for name in named.labels():
         assert named.label_timeline(name) == renamed.label_timeline(name)
+        one = {speaker: label for speaker, label in names.items() if label == name}
+        assert to_annotation(active, FRAMES, min_duration_off, one).labels() == [name]
 
 
 def test_no_frame_and_one_frame():
