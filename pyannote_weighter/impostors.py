@@ -18,7 +18,7 @@ from rich.progress import track
 from pyannote_weighter.models import Weighter
 
 USUAL = 0.09
-"""By how much the projection of the Weighter that linking was fitted to lowers them."""
+"""By how much the Weighter that linking was fitted to lowers the cosines of impostors."""
 LEAST_SECONDS = 2.0  # of a slot that is looked at
 LEAST_PAIRS = 100
 MOST_FILES = 100

@@ -110,7 +110,7 @@ def improve_parts(
     frames: torch.Tensor | Windows,
     speech: np.ndarray,
     sums: SpeakerSums | None = None,
-    weights: Sequence[np.ndarray | None] | None = None,
+    weights: Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Weigh once more, from the weightings of groups of slots. Nobody is lost by it.
 
@@ -127,8 +127,8 @@ def improve_parts(
         Frames, or what `weigh_file` kept of them.
     speech : (T,) array
     sums : SpeakerSums, optional
-        Each improved window of `Windows` is added to them, which is worth nothing if nothing can
-        be improved.
+        What comes out is added to them; `frames` must be `Windows`. Worth nothing if the list
+        that was given is returned.
     weights : list of (s,) arrays, optional
         See `SpeakerSums.add`.
 
@@ -143,13 +143,13 @@ def improve_parts(
     heard = np.zeros(num_speakers, dtype=bool)
     for index, (start, stop) in enumerate(bounds):
         part, count, who = parts[index], speech[start:stop], present[index]
-        window = None
-        if isinstance(frames, Windows) and (len(who) > 1 or (len(who) and sums is not None)):
-            window = frames[index]
-        if len(who) > 1 and window is not None:
-            part = weigh_again(weighter, window, count, part)
-        elif len(who) > 1:
-            part = weigh_frames(weighter, frames[start:stop], count, part)[0].weightings
+        seen = isinstance(frames, Windows) and len(who) > (sums is None)
+        window = frames[index] if seen else None
+        if len(who) > 1:
+            if window is not None:
+                part = weigh_again(weighter, window, count, part)
+            else:
+                part = weigh_frames(weighter, frames[start:stop], count, part)[0].weightings
         improved.append(part)
         if len(who):
             heard[who[part.argmax(axis=1)[count > 0]]] = True

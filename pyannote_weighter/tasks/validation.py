@@ -1,6 +1,7 @@
 """Development files: samples, metrics, and who is active, much as the pipeline would say.
 
-Slots are linked by their embeddings alone, once, and with the cosines of the default Weighter.
+Slots are linked by their embeddings alone, once, and as if their cosines were those of the
+Weighter that linking was fitted to.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pipeline of a Weighter that was never trained, tuned like the trained ones."""
+"""Pipeline of a Weighter that was never trained, tuned where there are development files."""
 
 import argparse
 import os

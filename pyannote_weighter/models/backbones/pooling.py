@@ -36,11 +36,10 @@ def sum_steps(
     sums, squares : (batch, ceil(frames / step), channels) torch.Tensor
         `squares` is None unless `deviation`.
     """
-    num_frames = frames.shape[1]
     block = max(1, BLOCK // (step * frames.shape[0] * frames.shape[2])) * step
     sums, squares = [], []
-    for start in range(0, num_frames, block):
-        part = full_precision(frames[:, start : start + block]) - center
+    for number, part in enumerate(frames.split(block, dim=1)):
+        part = full_precision(part) - center
         missing = -part.shape[1] % step  # frames that complete the last step
         if missing:
             part = F.pad(part, (0, 0, 0, missing))
@@ -50,7 +49,8 @@ def sum_steps(
             if deviation:
                 squares.append(part.square().sum(dim=2))
             continue
-        weight = F.pad(weights[:, start : start + block].to(part.dtype), (0, missing))
+        weight = weights[:, number * block : (number + 1) * block].to(part.dtype)
+        weight = F.pad(weight, (0, missing))
         weight = weight.unflatten(1, (-1, step)).unsqueeze(2)  # (B, S, 1, step)
         sums.append((weight @ part).squeeze(2))
         if deviation:
@@ -202,5 +202,4 @@ def pool_windows(
     resolved = variance > torch.add(least, power.detach(), alpha=RESOLUTION)
     # a constant under the root where nothing is resolved: its gradient there is zero, not NaN
     std = torch.sqrt(torch.where(resolved, variance, 1.0) / unbias) * resolved
-    statistics = torch.cat([mean + center, std], dim=-1)
-    return statistics if present.all() else statistics * present
+    return torch.cat([mean + center, std], dim=-1) * present
