@@ -22,7 +22,7 @@ DEVIATIONS = 3.0  # above what unrelated pairs of a file and a speaker have
 PAIRS = 500_000  # of them, at most
 STRANGERS = 0.4
 """Least `Prototypes.by_chance` where files or names are too few to tell who is there by chance.
-Development conversations have 0.36 to 0.40 with the default Weighter."""
+Development conversations had 0.36 to 0.40 with the first default Weighter."""
 MARGIN = 0.1  # cosine by which a slot without a like is nearer to a speaker than chance and others
 
 
