@@ -115,6 +115,48 @@ def link_slots(
     return np.argsort(np.argsort(first))[speakers]
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Weightings of groups of slots of a file, window by window.
+
+    Attributes
+    ----------
+    weightings : list of (t, k) arrays
+        One per window, of the groups that are in it; together they cover the file.
+    present : list of (k,) arrays of int
+        Which groups these are.
+    number : int
+        K, of all groups of the file.
+    """
+
+    weightings: list[np.ndarray]
+    present: list[np.ndarray]
+    number: int
+
+    @classmethod
+    def gather(cls, parts: list[np.ndarray]) -> Groups:
+        """Groups of (t, K) weightings: those that are zero throughout a window are not in it."""
+        present = [np.flatnonzero(part.any(axis=0)) for part in parts]
+        held = [part[:, who] for part, who in zip(parts, present, strict=True)]
+        return cls(held, present, parts[0].shape[1])
+
+    def spread(self) -> np.ndarray:
+        """(T, K) weightings of the file, zero in windows without the group."""
+        whole = np.zeros((sum(map(len, self.weightings)), self.number), dtype=np.float32)
+        start = 0
+        for part, who in zip(self.weightings, self.present, strict=True):
+            whole[start : start + len(part), who] = part
+            start += len(part)
+        return whole
+
+    def sums(self) -> np.ndarray:
+        """(K,) sums of the weightings over time."""
+        sums = np.zeros(self.number)
+        for part, who in zip(self.weightings, self.present, strict=True):
+            sums[who] += part.sum(axis=0)
+        return sums
+
+
 @dataclass
 class Slots:
     """Slots of all windows of a file.
@@ -131,9 +173,9 @@ class Slots:
         Slot of each column of the weightings; a slot has one column in a window, or none. By
         default each window has slots of its own.
     is_speaker : callable or None
-        From weightings (t, k) of each window, whose they are, seconds (K,) and embeddings (K, D)
-        of groups of slots: whether each of them is a speaker, a (K,) probability, and the least
-        one of a speaker. Without it only `min_duration` tells.
+        From groups of slots, their seconds (K,) and embeddings (K, D): whether each of them is a
+        speaker, a (K,) probability, and the least one of a speaker. Without it only
+        `min_duration` tells.
     """
 
     weightings: list[np.ndarray]
@@ -228,7 +270,7 @@ class Slots:
             sums = np.zeros((len(held), self.embeddings.shape[1]))
             weighted = _unit(self.embeddings[kept]) * self.seconds[kept, None]
             np.add.at(sums, groups, weighted)
-            rank, probable = self.is_speaker(*self.join(group_of), held, _unit(sums))
+            rank, probable = self.is_speaker(self.join(group_of), held, _unit(sums))
             stays &= rank >= probable
         least = int(min(max(min_speakers, 1), len(held)))
         stays[np.argsort(-rank, kind="stable")[:least]] = True
@@ -265,9 +307,7 @@ class Slots:
             heard[slots[part.argmax(axis=1)[part.any(axis=1)]]] = True
         return heard
 
-    def join(
-        self, speaker_of: np.ndarray, add: bool = True
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def join(self, speaker_of: np.ndarray, add: bool = True) -> Groups:
         """Join the weightings of the slots of each speaker, window by window.
 
         Parameters
@@ -280,10 +320,7 @@ class Slots:
 
         Returns
         -------
-        weightings : list of (t, k) arrays
-            Of the speakers that are in the window.
-        speakers : list of (k,) arrays of int
-            Who they are.
+        groups : Groups
         """
         parts, present = [], []
         join = np.add if add else np.maximum
@@ -296,7 +333,7 @@ class Slots:
                 join(target, part[:, column], out=target)
             parts.append(joined)
             present.append(speakers)
-        return parts, present
+        return Groups(parts, present, int(speaker_of.max()) + 1)
 
     def merge(self, speaker_of: np.ndarray, add: bool = True) -> np.ndarray:
         """Join the weightings of the slots of each speaker, see `join`.
@@ -306,16 +343,4 @@ class Slots:
         weightings : (T, K) array
             One column a speaker, zero in windows without the speaker.
         """
-        return spread(*self.join(speaker_of, add), speaker_of.max() + 1)
-
-
-def spread(
-    weightings: list[np.ndarray], speakers: list[np.ndarray], num_speakers: int
-) -> np.ndarray:
-    """(T, K) weightings of a file, of those of windows: (t, k) of k speakers each."""
-    whole = np.zeros((sum(map(len, weightings)), num_speakers), dtype=np.float32)
-    start = 0
-    for part, present in zip(weightings, speakers, strict=True):
-        whole[start : start + len(part), present] = part
-        start += len(part)
-    return whole
+        return self.join(speaker_of, add).spread()

@@ -14,6 +14,7 @@ import numpy as np
 from pyannote.core import SlidingWindow
 
 from pyannote_weighter.likeness import BATCH, LocalSpeakers, solo_steps
+from pyannote_weighter.linking import Groups
 
 SPEECH = 0.3  # least speech of one speaker in a step that belongs to a turn
 
@@ -105,8 +106,7 @@ class Presence:
 
     def features(
         self,
-        weightings: Sequence[np.ndarray],
-        present: Sequence[np.ndarray],
+        groups: Groups,
         single: Sequence[np.ndarray],
         seconds: np.ndarray,
         embeddings: np.ndarray,
@@ -117,10 +117,8 @@ class Presence:
 
         Parameters
         ----------
-        weightings : list of (s, k) arrays
-            Of the steps of each window of the Weighter.
-        present : list of (k,) arrays of int
-            Group of each column.
+        groups : Groups
+            Their weightings are of the steps of each window of the Weighter.
         single : list of (s,) arrays
             Share of each step in which one speaker talks alone.
         seconds : (K,) array
@@ -138,15 +136,18 @@ class Presence:
         K = len(seconds)
         owned, held = np.zeros((2, K))
         turns = [(np.empty(0, dtype=int), np.empty(0))]
-        for x, who, alone, grid in zip(weightings, present, single, grids, strict=True):
+        windows = zip(groups.weightings, groups.present, single, grids, strict=True)
+        for x, who, alone, grid in windows:
             if not len(who):
                 continue
             for total, values in zip((owned, held), ownership(local, x, grid), strict=True):
                 total[who] += values
             group, steps = turn_lengths(x * alone[:, None])
             turns.append((who[group], steps * grid.step))
-        groups, lengths = (np.concatenate(part) for part in zip(*turns, strict=True))
-        turn = np.array([np.median(lengths[groups == k]) if k in groups else 0 for k in range(K)])
+        turn_of, lengths = (np.concatenate(part) for part in zip(*turns, strict=True))
+        turn = np.array(
+            [np.median(lengths[turn_of == k]) if k in turn_of else 0 for k in range(K)]
+        )
         cosine = embeddings @ embeddings.T - 2 * np.eye(K)
         return np.stack(
             [

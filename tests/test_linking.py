@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyannote_weighter.likeness import Evidence, Likeness
-from pyannote_weighter.linking import Slots, link_slots
+from pyannote_weighter.linking import Groups, Slots, link_slots
 
 
 def slow_link(embeddings, seconds, threshold, least=1, most=np.inf) -> list[int]:
@@ -277,18 +277,28 @@ def test_who_is_no_speaker_is_left_out_unless_that_many_were_asked_for():
     slots = slots_of([[4.0, 3.0, 3.0]], np.eye(3), [0.9, 0.9, 0.9])
     asked = []
 
-    def is_speaker(weightings, present, seconds, embeddings):
-        asked.append((weightings, present, seconds, embeddings))
+    def is_speaker(groups, seconds, embeddings):
+        asked.append((groups, seconds, embeddings))
         return np.array([0.9, 0.1, 0.2]), 0.25
 
     assert slots.assign(**OPTIONS).tolist() == [0, 1, 2]
     slots.is_speaker = is_speaker
     assert slots.assign(**OPTIONS).tolist() == [0, -1, -1]
-    (weightings, present, seconds, embeddings) = asked[-1]
-    np.testing.assert_allclose(weightings[0], slots.weightings[0])
-    assert present[0].tolist() == [0, 1, 2]
+    (groups, seconds, embeddings) = asked[-1]
+    np.testing.assert_allclose(groups.weightings[0], slots.weightings[0])
+    assert groups.present[0].tolist() == [0, 1, 2]
     np.testing.assert_allclose(seconds, [4.0, 3.0, 3.0])
     np.testing.assert_allclose(embeddings, np.eye(3), atol=1e-6)
     # the more probable one first, though both speak equally long
     assert slots.assign(**OPTIONS, min_speakers=2).tolist() == [0, -1, 1]
     assert slots.assign(**OPTIONS, min_speakers=3).tolist() == [0, 1, 2]
+
+
+def test_groups_are_in_the_windows_where_they_have_time():
+    whole = np.random.default_rng(0).uniform(0.1, 1, (30, 3)).astype(np.float32)
+    whole[:10, 1] = whole[10:20] = whole[20:, 0] = 0
+    groups = Groups.gather([whole[:10], whole[10:20], whole[20:]])
+    assert [who.tolist() for who in groups.present] == [[0, 2], [], [1, 2]]
+    assert [part.shape for part in groups.weightings] == [(10, 2), (10, 0), (10, 2)]
+    assert (groups.spread() == whole).all()
+    np.testing.assert_allclose(groups.sums(), whole.sum(axis=0), rtol=1e-6)

@@ -4,6 +4,7 @@ import numpy as np
 from pyannote.core import SlidingWindow
 
 from pyannote_weighter.likeness import LocalSpeakers
+from pyannote_weighter.linking import Groups
 from pyannote_weighter.presence import Presence, ownership, turn_lengths
 
 GRID = SlidingWindow(0.1, 0.1)
@@ -21,7 +22,8 @@ def described(weightings, local, embeddings=None):
     seconds = weightings.sum(axis=0) * GRID.step
     embeddings = np.eye(K) if embeddings is None else embeddings
     ones = np.ones(len(weightings))
-    return [weightings], [np.arange(K)], [ones], seconds, embeddings, local, [GRID]
+    groups = Groups([weightings], [np.arange(K)], K)
+    return groups, [ones], seconds, embeddings, local, [GRID]
 
 
 def test_turns():

@@ -18,7 +18,7 @@ from pyannote.metrics.diarization import GreedyDiarizationErrorRate
 from pyannote.pipeline.parameter import ParamDict, Uniform
 
 from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_evidence
-from pyannote_weighter.linking import PARAMETERS, Slots, spread
+from pyannote_weighter.linking import PARAMETERS, Groups, Slots
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import stream_frames
 from pyannote_weighter.pipelines.answer import WeighterOutput
@@ -28,7 +28,7 @@ from pyannote_weighter.pipelines.voices import embed_alone
 from pyannote_weighter.pipelines.weighing import (
     cut_windows,
     improve_and_embed,
-    improve_parts,
+    improve_groups,
     settle_groups,
     weigh_file,
 )
@@ -299,15 +299,12 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         """Weightings (T, K) of speakers, the best first; the later ones lose fewer of them."""
         settled = self.settle(slots, windows, speech, local, least)
         speaker_of = self._assign(settled, least, most)
-        num_speakers = speaker_of.max() + 1
-        parts, present = settled.join(speaker_of)
+        groups = settled.join(speaker_of)
         bounds = self._windows(len(speech))
-        improved, speakers = improve_and_embed(
-            self._weighter, bounds, parts, present, num_speakers, windows, speech
-        )
-        yield spread(improved, present, num_speakers), speakers
-        if improved is not parts:
-            yield spread(parts, present, num_speakers), None
+        improved, speakers = improve_and_embed(self._weighter, bounds, groups, windows, speech)
+        yield improved.spread(), speakers
+        if improved is not groups:
+            yield groups.spread(), None
         yield slots.merge(self._assign(slots, least, most), add=False), None
 
     def compute(
@@ -405,22 +402,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         -------
         weightings : (T, K) array
         """
-        num_speakers = weightings.shape[1]
-        parts, present = [], []
-        for start, stop in self._windows(len(weightings)):
-            part = weightings[start:stop]
-            present.append(np.flatnonzero(part.any(axis=0)))  # the others are in other windows
-            parts.append(part[:, present[-1]])
-        improved = improve_parts(
-            self._weighter,
-            self._windows(len(speech)),
-            parts,
-            present,
-            num_speakers,
-            frames,
-            speech,
-        )
-        return weightings if improved is parts else spread(improved, present, num_speakers)
+        bounds = self._windows(len(speech))
+        groups = Groups.gather([weightings[start:stop] for start, stop in bounds])
+        improved = improve_groups(self._weighter, bounds, groups, frames, speech)
+        return weightings if improved is groups else improved.spread()
 
     @torch.inference_mode()
     def settle(
@@ -457,12 +442,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         if not self._weighter.encoder.restarts:
             return slots
         speaker_of = self._assign(slots, min_speakers, np.inf, **self.sure())
-        num_speakers = speaker_of.max() + 1
         bounds = self._windows(len(speech))
-        groups = *slots.join(speaker_of), num_speakers
-        return settle_groups(
-            self._weighter, bounds, *groups, windows, speech, local, self.presence
-        )
+        groups = slots.join(speaker_of)
+        return settle_groups(self._weighter, bounds, groups, windows, speech, local, self.presence)
 
     def sure(self) -> dict[str, float]:
         """Hyper-parameters of the weighter that `settle` works with."""

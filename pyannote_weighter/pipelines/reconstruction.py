@@ -11,10 +11,11 @@ from pyannote.core.utils.generators import string_generator
 
 from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.likeness import LocalSpeakers
+from pyannote_weighter.linking import Groups
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.answer import WeighterOutput, speaker_names
 from pyannote_weighter.pipelines.joint import LocalOpinion
-from pyannote_weighter.pipelines.windows import Speakers, Windows, embed_speakers
+from pyannote_weighter.pipelines.windows import Speakers, Windows, embed_groups
 from pyannote_weighter.segmentation import nearest_frames
 
 BLOCK = 2**15  # frames
@@ -209,10 +210,9 @@ def reconstruct(
     exclusive = to_annotation(alone, frames, min_duration_off, names, uri)
 
     if speakers is None:
-        parts = windows.cut(weightings)
-        everyone = [np.arange(len(spoken))] * len(parts)
+        groups = Groups.gather(windows.cut(weightings))
         with torch.inference_mode():
-            speakers = embed_speakers(weighter, windows, parts, everyone, len(spoken))
+            speakers = embed_groups(weighter, windows, groups)
     else:
         speakers = Speakers(*(values[spoken] for values in speakers))
     embeddings = speakers.embeddings

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from pyannote.core import SlidingWindow
 
 from pyannote_weighter.likeness import LocalSpeakers, local_evidence
-from pyannote_weighter.linking import Slots
+from pyannote_weighter.linking import Groups, Slots
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.seeds import NUM_SEEDS
 from pyannote_weighter.pipelines.spill import Rows
@@ -19,7 +20,7 @@ from pyannote_weighter.pipelines.windows import (
     SpeakerSums,
     Windows,
     alone,
-    embed_speakers,
+    embed_groups,
     solo_weights,
     weigh_again,
     weigh_frames,
@@ -101,17 +102,15 @@ def weigh_file(
 
 
 @torch.inference_mode()
-def improve_parts(
+def improve_groups(
     weighter: Weighter,
     bounds: Sequence[tuple[int, int]],
-    parts: list[np.ndarray],
-    present: list[np.ndarray],
-    num_speakers: int,
+    groups: Groups,
     frames: torch.Tensor | Windows,
     speech: np.ndarray,
     sums: SpeakerSums | None = None,
     weights: Sequence[np.ndarray] | None = None,
-) -> list[np.ndarray]:
+) -> Groups:
     """Weigh once more, from the weightings of groups of slots. Nobody is lost by it.
 
     Parameters
@@ -119,30 +118,28 @@ def improve_parts(
     weighter : Weighter
     bounds : list of (int, int)
         See `cut_windows`.
-    parts, present : list of (t, k) and of (k,) arrays
-        Weightings of the k groups that are in each window, see `Slots.join`.
-    num_speakers : int
-        Number of groups.
+    groups : Groups
+        See `Slots.join`.
     frames : (T, C) tensor or Windows
         Frames, or what `weigh_file` kept of them.
     speech : (T,) array
     sums : SpeakerSums, optional
-        What comes out is added to them; `frames` must be `Windows`. Worth nothing if the list
-        that was given is returned.
+        What comes out is added to them; `frames` must be `Windows`. Worth nothing if the groups
+        that were given are returned.
     weights : list of (s,) arrays, optional
         See `SpeakerSums.add`.
 
     Returns
     -------
-    parts : list of (t, k) arrays
-        The list that was given where nothing can be improved.
+    groups : Groups
+        Those that were given where nothing can be improved.
     """
-    if num_speakers == 1 or not weighter.encoder.restarts:
-        return parts
+    if groups.number == 1 or not weighter.encoder.restarts:
+        return groups
     improved = []
-    heard = np.zeros(num_speakers, dtype=bool)
+    heard = np.zeros(groups.number, dtype=bool)
     for index, (start, stop) in enumerate(bounds):
-        part, count, who = parts[index], speech[start:stop], present[index]
+        part, who, count = groups.weightings[index], groups.present[index], speech[start:stop]
         seen = isinstance(frames, Windows) and len(who) > (sums is None)
         window = frames[index] if seen else None
         if len(who) > 1:
@@ -155,39 +152,36 @@ def improve_parts(
             heard[who[part.argmax(axis=1)[count > 0]]] = True
             if sums is not None:
                 sums.add(window, part, who, None if weights is None else weights[index])
-    return improved if heard.all() else parts
+    return replace(groups, weightings=improved) if heard.all() else groups
 
 
 @torch.inference_mode()
 def improve_and_embed(
     weighter: Weighter,
     bounds: Sequence[tuple[int, int]],
-    parts: list[np.ndarray],
-    present: list[np.ndarray],
-    num_speakers: int,
+    groups: Groups,
     windows: Windows,
     speech: np.ndarray,
     weights: Sequence[np.ndarray] | None = None,
-) -> tuple[list[np.ndarray], Speakers]:
-    """Same as `improve_parts`, with the embeddings of what it returns: windows are read once.
+) -> tuple[Groups, Speakers]:
+    """Same as `improve_groups`, with the embeddings of what it returns: windows are read once.
 
     Parameters
     ----------
-    weighter, bounds, parts, present, num_speakers, speech, weights
-        See `improve_parts`.
+    weighter, bounds, groups, speech, weights
+        See `improve_groups`.
     windows : Windows
         What `weigh_file` kept of the frames.
 
     Returns
     -------
-    parts : list of (t, k) arrays
+    groups : Groups
     speakers : Speakers
     """
-    sums = SpeakerSums(weighter, num_speakers)
-    groups = parts, present, num_speakers
-    improved = improve_parts(weighter, bounds, *groups, windows, speech, sums, weights)
-    if improved is parts:
-        return parts, embed_speakers(weighter, windows, *groups, weights)
+    sums = SpeakerSums(weighter, groups.number)
+    improved = improve_groups(weighter, bounds, groups, windows, speech, sums, weights)
+    if improved is groups:
+        return groups, embed_groups(weighter, windows, groups, weights)
     return improved, sums.speakers()
 
 
@@ -195,9 +189,7 @@ def improve_and_embed(
 def settle_groups(
     weighter: Weighter,
     bounds: Sequence[tuple[int, int]],
-    parts: list[np.ndarray],
-    present: list[np.ndarray],
-    num_speakers: int,
+    groups: Groups,
     windows: Windows,
     speech: np.ndarray,
     local: LocalSpeakers | None,
@@ -207,7 +199,7 @@ def settle_groups(
 
     Parameters
     ----------
-    weighter, bounds, parts, present, num_speakers, windows, speech
+    weighter, bounds, groups, windows, speech
         See `improve_and_embed`.
     local : LocalSpeakers or None
     presence : Presence
@@ -219,25 +211,21 @@ def settle_groups(
         They have one column in each window where they are.
     """
     frames, step = weighter.frames, weighter.encoder.step
-    single = [alone(speech[start:stop], step) for start, stop in bounds]
     solo = [solo_weights(speech[start:stop], step) for start, stop in bounds]
-    parts, speakers = improve_and_embed(
-        weighter, bounds, parts, present, num_speakers, windows, speech, solo
-    )
-    seconds = np.zeros(num_speakers)
-    for part, who in zip(parts, present, strict=True):
-        seconds[who] += part.sum(axis=0) * frames.step
-    slots = Slots(parts, speakers.embeddings, speakers.confidence, seconds, columns=present)
+    groups, speakers = improve_and_embed(weighter, bounds, groups, windows, speech, solo)
+    parts, present = groups.weightings, groups.present
+    slots = Slots(parts, *speakers, groups.sums() * frames.step, columns=present)
     if local is None:
         return slots
+    single = [alone(speech[start:stop], step) for start, stop in bounds]
     grids = [
         SlidingWindow(step * frames.step, step * frames.step, frames[start].start)
         for start, _ in bounds
     ]
 
-    def is_speaker(weightings, groups, seconds, embeddings):
-        steps = [part[::step] for part in weightings]
-        probability = presence(steps, groups, single, seconds, embeddings, local, grids)
+    def is_speaker(groups, seconds, embeddings):
+        steps = replace(groups, weightings=[part[::step] for part in groups.weightings])
+        probability = presence(steps, single, seconds, embeddings, local, grids)
         return probability, presence.least
 
     slots.evidence = local_evidence(local, parts, frames, present)

@@ -12,6 +12,7 @@ from pyannote.core import SlidingWindow
 from torch import Tensor
 
 from pyannote_weighter.likeness import LocalSpeakers
+from pyannote_weighter.linking import Groups
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones.pooling import RESOLUTION, summarize_steps
 from pyannote_weighter.models.encoders import Encoded, Pooling
@@ -328,32 +329,26 @@ class SpeakerSums:
         )
 
 
-def embed_speakers(
+def embed_groups(
     weighter: Weighter,
     windows: Iterable[Window],
-    weightings: Sequence[np.ndarray],
-    speakers: Sequence[np.ndarray],
-    num_speakers: int,
+    groups: Groups,
     weights: Sequence[np.ndarray] | None = None,
 ) -> Speakers:
-    """Embed speakers of a file.
+    """Embed groups of slots as speakers of a file.
 
     Parameters
     ----------
     weighter : Weighter
     windows : iterable of Window
-        Together they cover the file.
-    weightings : list of (t, k) arrays
-        Of each window.
-    speakers : list of (k,) arrays of int
-        Whose they are.
-    num_speakers : int
-        K.
+        Those of the groups.
+    groups : Groups
     weights : list of (s,) arrays, optional
         See `SpeakerSums.add`.
     """
-    sums = SpeakerSums(weighter, num_speakers)
-    weights = [None] * len(weightings) if weights is None else weights
-    for window, *arguments in zip(windows, weightings, speakers, weights, strict=True):
+    sums = SpeakerSums(weighter, groups.number)
+    weights = [None] * len(groups.weightings) if weights is None else weights
+    each = zip(windows, groups.weightings, groups.present, weights, strict=True)
+    for window, *arguments in each:
         sums.add(window, *arguments)
     return sums.speakers()

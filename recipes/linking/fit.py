@@ -40,11 +40,10 @@ class Recorder:
     def __init__(self):
         self.asked: tuple = ()
 
-    def __call__(self, weightings, present, *described):
+    def __call__(self, groups, *described):
         """Probability one for each group."""
-        features = Presence().features(weightings, present, *described)
-        self.asked = weightings, present, features
-        return np.ones(len(described[1]))
+        self.asked = groups, Presence().features(groups, *described)
+        return np.ones(groups.number)
 
 
 def groups_of(
@@ -58,9 +57,9 @@ def groups_of(
     for threshold in MERGES:
         pipeline.weighter.merge = threshold
         pipeline.link(settled)
-        weightings, present, found = pipeline.presence.asked
+        groups, found = pipeline.presence.asked
         held, start = np.zeros((len(found), reference.shape[1])), 0
-        for part, who in zip(weightings, present, strict=True):
+        for part, who in zip(groups.weightings, groups.present, strict=True):
             held[who] += part.T @ reference[start::step][: len(part)]
             start += step * len(part)
         held *= step * pipeline._weighter.frames.step

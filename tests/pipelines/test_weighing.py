@@ -8,11 +8,11 @@ from pyannote_weighter.pipelines.seeds import NUM_SEEDS
 from pyannote_weighter.pipelines.weighing import (
     cut_windows,
     improve_and_embed,
-    improve_parts,
+    improve_groups,
     settle_groups,
     weigh_file,
 )
-from pyannote_weighter.pipelines.windows import Windows, embed_speakers, solo_weights
+from pyannote_weighter.pipelines.windows import Windows, embed_groups, solo_weights
 from pyannote_weighter.presence import Presence
 from tests.pipelines.test_seeds import local_of
 from tests.pipelines.test_windows import frames_and_count, small_weighter
@@ -59,17 +59,18 @@ def test_groups_become_slots(file):
     with torch.inference_mode():
         slots = weigh_file(weighter, bounds, frames, speech)
     group_of = np.arange(len(slots.seconds)) % 3
-    parts, present = slots.join(group_of)
-    improved = improve_parts(weighter, bounds, parts, present, 3, windows, speech)
-    again = improve_parts(weighter, bounds, parts, present, 3, frames, speech)
-    for found, expected in zip(improved, again, strict=True):
+    groups = slots.join(group_of)
+    improved = improve_groups(weighter, bounds, groups, windows, speech)
+    again = improve_groups(weighter, bounds, groups, frames, speech)
+    for found, expected in zip(improved.weightings, again.weightings, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert improve_parts(weighter, bounds, parts, present, 1, windows, speech) is parts
+    one = slots.join(np.zeros_like(group_of))
+    assert improve_groups(weighter, bounds, one, windows, speech) is one
 
-    arguments = weighter, bounds, parts, present, 3, windows, speech
+    arguments = weighter, bounds, groups, windows, speech
     plain = settle_groups(*arguments, None, Presence())
     assert plain.is_speaker is None and plain.evidence is None
-    whole = np.concatenate(improved)
+    whole = improved.spread()
     seconds = whole.sum(axis=0) * weighter.frames.step
     np.testing.assert_allclose(plain.seconds, seconds, rtol=1e-5)
     expected = np.square(whole).sum(axis=0) / whole.sum(axis=0)
@@ -77,7 +78,7 @@ def test_groups_become_slots(file):
 
     judged = settle_groups(*arguments, local, Presence())
     unit = judged.embeddings / np.linalg.norm(judged.embeddings, axis=1, keepdims=True)
-    probability, least = judged.is_speaker(improved, present, seconds, unit)
+    probability, least = judged.is_speaker(improved, seconds, unit)
     assert probability.shape == (3,) and least == Presence().least
     assert ((probability >= 0) & (probability <= 1)).all()
     assert judged.evidence.same.shape == (3, 3)
@@ -88,14 +89,13 @@ def test_groups_become_slots(file):
 def test_groups_are_embedded_as_they_come_out(file, num_speakers):
     weighter, bounds, frames, speech, windows, _, _ = file
     slots = weigh_file(weighter, bounds, frames, speech)
-    groups = *slots.join(np.arange(len(slots.seconds)) % num_speakers), num_speakers
+    groups = slots.join(np.arange(len(slots.seconds)) % num_speakers)
     step = weighter.encoder.step
     for weights in (None, [solo_weights(speech[start:stop], step) for start, stop in bounds]):
-        arguments = weighter, bounds, *groups, windows, speech
-        parts, found = improve_and_embed(*arguments, weights)
-        assert (parts is groups[0]) == (num_speakers == 1)
-        for part, expected in zip(parts, improve_parts(*arguments), strict=True):
-            assert (part == expected).all()
-        expected = embed_speakers(weighter, windows, parts, *groups[1:], weights)
+        arguments = weighter, bounds, groups, windows, speech
+        improved, found = improve_and_embed(*arguments, weights)
+        assert (improved is groups) == (num_speakers == 1)
+        assert (improved.spread() == improve_groups(*arguments).spread()).all()
+        expected = embed_groups(weighter, windows, improved, weights)
         np.testing.assert_allclose(found.embeddings, expected.embeddings, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-5)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from pyannote_weighter.linking import Groups
 from pyannote_weighter.pipelines.windows import (
     OVERLAP,
     ROUNDS,
     Windows,
-    embed_speakers,
+    embed_groups,
     weigh_again,
     weigh_frames,
 )
@@ -97,11 +98,11 @@ def test_speakers_are_embedded_from_sums(weighter, half):
         x.append(steps.repeat(step, axis=0)[:num_frames])
     frames, x = torch.cat(all_frames), np.concatenate(x)
     parts, everyone = windows.cut(x), [np.arange(4)] * 3
-    found = embed_speakers(weighter, windows, parts, everyone, 4)
+    found = embed_groups(weighter, windows, Groups(parts, everyone, 4))
     expected = weighter.embed(frames[None], torch.from_numpy(x)[None])[0].numpy()
     np.testing.assert_allclose(found.embeddings, expected, atol=2e-2 if half else 1e-3, rtol=1e-2)
     weights = [rng.uniform(0.1, 1, -(-len(part) // step)).astype(np.float32) for part in parts]
-    weighted = embed_speakers(weighter, windows, parts, everyone, 4, weights)
+    weighted = embed_groups(weighter, windows, Groups(parts, everyone, 4), weights)
     each = np.concatenate(
         [w.repeat(step)[: len(part)] for w, part in zip(weights, parts, strict=True)]
     )
@@ -117,5 +118,5 @@ def test_speakers_are_embedded_from_sums(weighter, half):
     # those who are not in a window, in any order
     some = [np.array([1, 0]), np.array([3, 1, 0]), np.array([0, 1])]
     parts = [part[:, who] for part, who in zip(parts, some, strict=True)]
-    again = embed_speakers(weighter, windows, parts, some, 4)
+    again = embed_groups(weighter, windows, Groups(parts, some, 4))
     np.testing.assert_allclose(again.embeddings, found.embeddings, atol=1e-4)
