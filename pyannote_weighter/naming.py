@@ -214,8 +214,8 @@ def learn_voices(files: Sequence[Speakers], likes: Sequence[Sequence[str] | None
     seconds = [torch.from_numpy(np.asarray(files[f].seconds)).float() for f in told]
     shares = [s / s.sum().clamp_min(1e-6) for s in seconds]
     most = [max(0, len(e) - len(g)) for e, g in zip(embeddings, given, strict=True)]
-    prototypes, missing = complete_likes(embeddings, shares, given, len(names), most, STRANGERS)
-    every = [torch.cat(pair) for pair in zip(given, missing, strict=True)]
+    known = embeddings, shares, given, len(names)
+    prototypes, _, every = complete_likes(*known, most, STRANGERS)
     groups = _confused(prototypes, every, [where[name] for name in names])
     left_out = _coincidences(prototypes, embeddings, given)
     left_out[[who for group in groups for who in group]] = True

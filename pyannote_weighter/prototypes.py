@@ -217,7 +217,7 @@ def complete_likes(
     num_speakers: int,
     most: Sequence[float] | None = None,
     least: float = -1.0,
-) -> tuple[Prototypes, list[Tensor]]:
+) -> tuple[Prototypes, list[Tensor], list[Tensor]]:
     """Find prototypes, likes that are missing, and prototypes of these and of those given.
 
     Parameters
@@ -232,14 +232,17 @@ def complete_likes(
     Returns
     -------
     prototypes : Prototypes
-        Those that are missing, which come last in each file, are confirmed as any other.
+        Of `every`: likes that were found are confirmed as any other.
     missing : list of (M,) long tensors
         See `missing_likes`.
+    every : list of (L + M,) long tensors
+        Likes of each file, then those that are missing.
     """
     given = shared_prototypes(embeddings, weights, likes, num_speakers, least=least)
     missing = missing_likes(embeddings, weights, likes, given, most)
     every = [torch.cat(pair) for pair in zip(likes, missing, strict=True)]
-    return shared_prototypes(embeddings, weights, every, num_speakers, least=least), missing
+    prototypes = shared_prototypes(embeddings, weights, every, num_speakers, least=least)
+    return prototypes, missing, every
 
 
 def explained_speech(

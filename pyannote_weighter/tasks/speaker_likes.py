@@ -21,12 +21,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.prototypes import (
-    Prototypes,
-    complete_likes,
-    explained_speech,
-    shared_prototypes,
-)
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.batching import plan_epoch
@@ -41,6 +35,7 @@ from pyannote_weighter.tasks.samples import (
     reference_entry,
     splice,
 )
+from pyannote_weighter.tasks.start import Start, find_start
 from pyannote_weighter.tasks.supervision import SUPERVISION, knows, training_files, unnamed
 from pyannote_weighter.tasks.validation import Validation
 
@@ -249,20 +244,19 @@ class SpeakerLikes(Validation, Task):
             embedding_size=self.model.hparams.dimension,
             temperature=self.temperature,
         )
-        first, explained = self._first_prototypes()
+        first = self._find_start()
         with torch.no_grad():
-            self.model.loss_func.W.copy_(first.vectors.T)
+            self.model.loss_func.W.copy_(first.prototypes.vectors.T)
         likes = [self._speakers(entry) for entry in self.prepared_data["train"]]
-        found = iter(first.confirmed)
+        found = iter(first.prototypes.confirmed)
         confirmed = [None if known is None else next(found) for known in likes]
-        self.objective.prepare(
-            likes, len(self.speaker_index), self.trainer.max_epochs or 1, confirmed, explained
-        )
+        epochs = self.trainer.max_epochs or 1
+        self.objective.prepare(likes, len(self.speaker_index), epochs, confirmed, first.explained)
         self.model.loss_func.objective = self.objective
 
     @torch.no_grad()
-    def _first_prototypes(self) -> tuple[Prototypes, float]:
-        """Prototypes of the liked speakers, and the share of speech that likes account for."""
+    def _find_start(self) -> Start:
+        """Prototypes of the liked speakers; `missing` and the entries get whom nobody liked."""
         was_training = self.model.training
         self.model.eval()
         entries = [e for e in self.prepared_data["train"] if e["likes"] is not None]
@@ -276,17 +270,12 @@ class SpeakerLikes(Validation, Task):
             likes.append(sample["likes"])
         self.model.train(was_training)
         known = *zip(*slots, strict=True), likes, len(self.speaker_index)
-        if not self.complete:
-            prototypes = shared_prototypes(*known)
-            return prototypes, explained_speech(*known[:3], prototypes)
-        most = [unnamed(entry) for entry in entries]
-        prototypes, missing = complete_likes(*known, most=most)
-        every = [torch.cat(pair) for pair in zip(likes, missing, strict=True)]
+        start = find_start(*known, [unnamed(entry) for entry in entries], self.complete)
         names = self.prepared_data["speakers"]
-        for entry, speakers in zip(entries, missing, strict=True):
+        for entry, speakers in zip(entries, start.missing, strict=True):
             entry["missing"] = [names[k] for k in speakers]
         self.missing = {e["uri"]: e["missing"] for e in entries if e["missing"]}
-        return prototypes, explained_speech(*known[:2], every, prototypes)
+        return start
 
     def training_samples(self, most: int) -> Iterator[dict]:
         """First ten minutes of training files, of so many that lie evenly in their list."""

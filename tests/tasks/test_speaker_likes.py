@@ -13,7 +13,7 @@ from pyannote.audio import Model
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.prototypes import shared_prototypes
-from pyannote_weighter.tasks import SpeakerLikes
+from pyannote_weighter.tasks import SpeakerLikes, start
 from pyannote_weighter.tasks import speaker_likes as module
 from pyannote_weighter.tasks.speaker_likes import splice
 from tests.models.test_weighter import small_weighter
@@ -122,9 +122,9 @@ def test_likes_that_are_missing_are_learned_from(tones, task, fit, monkeypatch, 
         missing = [torch.tensor([]).long()] * len(likes)
         missing[3] = torch.tensor([2, 1])  # "four" names ann alone: cy and bob are there too
         every = [torch.cat(pair) for pair in zip(likes, missing, strict=True)]
-        return shared_prototypes(embeddings, weights, every, num_speakers), missing
+        return shared_prototypes(embeddings, weights, every, num_speakers), missing, every
 
-    monkeypatch.setattr(module, "complete_likes", find)
+    monkeypatch.setattr(start, "complete_likes", find)
     trained = task(complete=complete, splice=0.0)
     step = trained.training_step
     trained.training_step = lambda batch, index: batches.append(batch) or step(batch, index)
@@ -283,7 +283,7 @@ def test_start_of_the_encoder_is_a_share(tones, task):
 @pytest.mark.parametrize("share, waits", [(0.95, False), (0.5, True)])
 def test_encoder_waits_where_likes_are_few(task, fit, monkeypatch, share, waits):
     """For half of the epochs."""
-    monkeypatch.setattr(module, "explained_speech", lambda *args: share)
+    monkeypatch.setattr(start, "explained_speech", lambda *args: share)
     encoders = []
 
     class Encoders(Callback):
@@ -305,10 +305,10 @@ def test_encoder_waits_where_likes_are_few(task, fit, monkeypatch, share, waits)
 
 def test_what_likes_account_for_is_kept(task, fit, monkeypatch, tmp_path):
     """A run that goes on does not look again: prototypes are others by then."""
-    monkeypatch.setattr(module, "explained_speech", lambda *args: 0.5)
+    monkeypatch.setattr(start, "explained_speech", lambda *args: 0.5)
     first = task()
     fit(first, max_epochs=1).save_checkpoint(tmp_path / "run.ckpt")
-    monkeypatch.setattr(module, "explained_speech", lambda *args: 0.95)
+    monkeypatch.setattr(start, "explained_speech", lambda *args: 0.95)
     second, model = task(), small_weighter()
     fit(second, model, max_epochs=4, ckpt_path=tmp_path / "run.ckpt", weights_only=False)
     assert second.objective.explained.item() == 0.5
@@ -318,7 +318,7 @@ def test_what_likes_account_for_is_kept(task, fit, monkeypatch, tmp_path):
 
 
 def test_an_encoder_that_knows_nothing_does_not_wait(task, fit, monkeypatch):
-    monkeypatch.setattr(module, "explained_speech", lambda *args: 0.5)
+    monkeypatch.setattr(start, "explained_speech", lambda *args: 0.5)
     waiting = task()
     model = small_weighter()
     monkeypatch.setattr(type(model.encoder), "restarts", False)
