@@ -1,12 +1,94 @@
-"""Files of a pyannote.database protocol, with their references."""
+"""Protocols of pyannote.database: found, with messages for people, and read."""
 
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import yaml
 from pyannote.database import FileFinder
+from pyannote.database.protocol.protocol import Protocol
 from pyannote.database.registry import Registry
+
+LEVELS = ("databases", "tasks", "protocols", "subsets", "entries")  # below `Protocols`
+
+
+def load_registry(path: str | Path, registry: Registry | None = None) -> Registry:
+    """Load a database.yml, and those that it requires.
+
+    Parameters
+    ----------
+    path : path
+    registry : Registry, optional
+        To load it into. Defaults to a new one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it, or one that it requires, does not exist.
+    ValueError
+        If it is no YAML, or no definition of databases and protocols.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such database.yml (--registry)")
+    try:
+        defined = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(defined, dict):
+        raise ValueError(f"{path}: expected the keys Databases and Protocols, as a mapping")
+    _check_mappings(defined.get("Protocols", {}), path, ("Protocols",))
+    registry = Registry() if registry is None else registry
+    try:
+        registry.load_database(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} requires {error.filename}, which does not exist: mend its Requirements"
+        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{path} is no definition of databases and protocols, see the documentation of "
+            f"pyannote.database: {error}"
+        ) from error
+    return registry
+
+
+def _check_mappings(value: Any, path: Path, keys: tuple) -> None:
+    """Protocols are mappings of databases of tasks of protocols of subsets of entries."""
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{path}: {'.'.join(map(str, keys))} is {value!r}: expected a mapping of "
+            f"{LEVELS[len(keys) - 1]}"
+        )
+    if len(keys) < len(LEVELS):
+        for key, below in value.items():
+            if not (len(keys) == 4 and key == "scope"):
+                _check_mappings(below, path, (*keys, key))
+
+
+def find_protocol(name: str, path: str | Path, registry: Registry, **options) -> Protocol:
+    """Find a protocol by name.
+
+    Parameters
+    ----------
+    name : str
+    path : path
+        What the registry was loaded from, for messages.
+    registry : Registry
+    options
+        See `Registry.get_protocol`.
+
+    Raises
+    ------
+    ValueError
+        If there is none of this name.
+    """
+    try:
+        return registry.get_protocol(name, **options)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} defines no protocol {name!r}: {error}") from error
 
 
 def protocol_files(protocol: str, registry: str | Path, subset: str) -> Iterator:
@@ -15,21 +97,15 @@ def protocol_files(protocol: str, registry: str | Path, subset: str) -> Iterator
     Raises
     ------
     FileNotFoundError
-        If there is no such registry.
+        If there is no such registry, or no file of those that it names.
     ValueError
         If it defines no such protocol or subset.
     """
-    registry = Path(registry)
-    if not registry.is_file():
-        raise FileNotFoundError(f"{registry}: no such database.yml (--registry)")
     if subset not in ("train", "development", "test"):
         raise ValueError(f"subset must be train, development or test, not {subset!r}")
-    loaded = Registry()
-    loaded.load_database(registry)
-    try:
-        found = loaded.get_protocol(protocol, preprocessors={"audio": FileFinder(loaded)})
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{registry} defines no protocol {protocol!r}: {error}") from error
+    loaded = load_registry(registry)
+    audio = {"audio": FileFinder(loaded)}
+    found = find_protocol(protocol, registry, loaded, preprocessors=audio)
     try:
         yield from getattr(found, subset)()
     except (AttributeError, NotImplementedError) as error:

@@ -24,6 +24,7 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.output import atomic
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+from pyannote_weighter.protocols import find_protocol, load_registry
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.tasks.metrics import choose_metric
 from pyannote_weighter.tasks.samples import reference_entry
@@ -200,13 +201,9 @@ def train(
     if "threads" in options:
         torch.set_num_threads(options["threads"])
     lightning.seed_everything(options["seed"], workers=True)
-    registry.load_database(options["registry"])
-    try:
-        protocol = registry.get_protocol(options["protocol"])
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{config}: {options['registry']} defines no protocol {options['protocol']!r}: {error}"
-        ) from error
+    load_registry(options["registry"], registry)
+    where = f"{config}: {options['registry']}"
+    protocol = find_protocol(options["protocol"], where, registry)
     frames = options.get("frames", into / "frames")
     try:
         model = _start(Path(config), options, last if resume else None)

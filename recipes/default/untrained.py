@@ -14,6 +14,7 @@ from pyannote.database import registry
 from pyannote_weighter.impostors import USUAL
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.export import export_pipeline
+from pyannote_weighter.protocols import find_protocol, load_registry
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.training import read_config
 from pyannote_weighter.tuning import tune
@@ -30,8 +31,8 @@ def main() -> None:
     config = read_config(arguments.config)
     torch.set_num_threads(config.get("threads", 1))
     lightning.seed_everything(config.get("seed", 0))
-    registry.load_database(config["registry"])
-    protocol = registry.get_protocol(config["protocol"])
+    load_registry(config["registry"], registry)
+    protocol = find_protocol(config["protocol"], config["registry"], registry)
     model = Weighter(**config.get("model", {}))
     model.task = SpeakerLikes(protocol, frames=config["frames"], **config.get("task", {}))
     model.prepare_data()
