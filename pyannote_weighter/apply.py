@@ -43,6 +43,7 @@ def apply_to_files(
     formats: Sequence[str] = ("rttm", "json"),
     options: Mapping[str, int] | None = None,
     console: Console | None = None,
+    resume: bool = False,
 ) -> dict[Path, str]:
     """Diarize files; write their results to ``<into>/<name of the file>.<ending of the format>``.
 
@@ -62,6 +63,9 @@ def apply_to_files(
         `num_speakers`, `min_speakers`, `max_speakers`: the same for all files.
     console : Console, optional
         Where progress and failures are shown.
+    resume : bool, optional
+        Leave files alone whose results are there in all formats, and no older than they are.
+        Whether this pipeline made them is not asked.
 
     Returns
     -------
@@ -78,6 +82,10 @@ def apply_to_files(
     files = list(dict.fromkeys(Path(file) for file in files))
     check_formats(formats)
     check_names(files)
+    if resume:
+        every = len(files)
+        files = [file for file in files if not _is_done(file, into, formats)]
+        console.print(f"{every - len(files)} of {every} files are done", highlight=False)
 
     by_pieces = isinstance(pipeline, WeighterDiarization)
     failures: dict[Path, str] = {}
@@ -151,9 +159,23 @@ def check_names(files: Sequence[Path]) -> None:
             )
 
 
+def _result_paths(into: Path, name: str, formats: Sequence[str]) -> dict[str, Path]:
+    return {form: into / f"{name}.{FORMATS[form]}" for form in formats}
+
+
+def _is_done(file: Path, into: Path, formats: Sequence[str]) -> bool:
+    """Whether all results of a file are there, and none is older than the file."""
+    paths = _result_paths(into, file.stem, formats).values()
+    try:
+        changed = file.stat().st_mtime
+        return all(path.stat().st_mtime >= changed for path in paths)
+    except FileNotFoundError:
+        return False
+
+
 def _write(output, audio: Mapping, into: Path, name: str, formats: Sequence[str]) -> None:
     diarization = annotation_of(output)
-    paths = {form: into / f"{name}.{FORMATS[form]}" for form in formats}
+    paths = _result_paths(into, name, formats)
     if "rttm" in paths:
         write_rttm(diarization, paths["rttm"])
     if "json" in paths:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,11 @@ class Result(NamedTuple):
     def uri(self) -> str:
         """Name of the recording."""
         return self.content["uri"]
+
+    @property
+    def embedding_id(self) -> str | None:
+        """What made the embeddings, see `WeighterOutput`; None where that is not known."""
+        return self.content.get("embedding_id")
 
 
 def read_results(paths: Sequence[str | Path]) -> list[Result]:
@@ -95,6 +101,23 @@ def _renamed(content: dict, names: Mapping[str, str]) -> dict:
     return content | renamed
 
 
+def _embedding_id(results: Sequence[Result], voices: Voices | None = None) -> str | None:
+    """What made all embeddings; ValueError where some of them do not compare."""
+    made: dict[str, str] = {}
+    if voices is not None and voices.embedding_id is not None:
+        made[voices.embedding_id] = "the voices"
+    for result in results:
+        if result.embedding_id is not None:
+            made.setdefault(result.embedding_id, str(result.path))
+    if len(made) > 1:
+        (one, first), (other, second) = list(made.items())[:2]
+        raise ValueError(
+            f"embeddings of {first} ({one}) and {second} ({other}) do not compare: they are of "
+            "different pipelines; diarize the recordings of one of them again"
+        )
+    return next(iter(made), None)
+
+
 class Summary(NamedTuple):
     """What `name_results` did."""
 
@@ -147,6 +170,7 @@ def name_results(
         if other != result.path:
             raise ValueError(f"{other} and {result.path} would be named in one file: rename one")
     files = [result.speakers for result in results]
+    embedding_id = _embedding_id(results, voices)
     if voices is None:
         likes, uris = likes or {}, {result.uri for result in results}
         unused = sorted(set(likes) - uris)
@@ -157,6 +181,7 @@ def name_results(
             )
         learned = learn_voices(files, [likes.get(result.uri) for result in results])
         voices, matches, unclear, doubtful = learned
+        voices = replace(voices, embedding_id=embedding_id)
     else:
         matches = [voices.recognize(speakers) for speakers in files]
     named = [_named(result, found) for result, found in zip(results, matches, strict=True)]
@@ -228,6 +253,7 @@ def find_voice(name: str, results: Sequence[Result], voices: Voices) -> list[Hit
             f"no voice of {name!r}{said}. {len(voices.names)} are known: a name needs likes in "
             "two recordings in which its voice recurs"
         )
+    _embedding_id(results, voices)
     column, hits = voices.names.index(name), []
     for result in results:
         speakers = result.speakers

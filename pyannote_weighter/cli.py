@@ -81,6 +81,9 @@ def apply(
     min_speakers: Annotated[int | None, typer.Option(min=1, help="Fewest speakers.")] = None,
     max_speakers: Annotated[int | None, typer.Option(min=1, help="Most speakers.")] = None,
     device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option(help="Leave out files whose results are there and not older.")
+    ] = False,
 ) -> None:
     """Diarize files. The exit code is 1 when a file failed; the others are still done."""
     _quiet()
@@ -100,7 +103,7 @@ def apply(
     }
     options = {name: value for name, value in told.items() if value is not None}
     loaded = load_pipeline(pipeline or DEFAULT_PIPELINE, _device(device))
-    failures = apply_to_files(loaded, files, into, wanted, options)
+    failures = apply_to_files(loaded, files, into, wanted, options, resume=resume)
     if failures:
         typer.echo(f"{len(failures)} of {len(set(files))} files failed", err=True)
         raise typer.Exit(1)

@@ -72,12 +72,15 @@ class Voices:
         Cosine that few voices reach in a file where they are not.
     num_files : tuple of int
         Number of files that each voice was learned from.
+    embedding_id : str, optional
+        Of the results that they were learned from, see `WeighterOutput`.
     """
 
     names: tuple[str, ...]
     vectors: np.ndarray
     by_chance: float
     num_files: tuple[int, ...]
+    embedding_id: str | None = None
 
     def cosines(self, speakers: Speakers) -> np.ndarray:
         """(K, V) cosines of the speakers of a file to the voices.
@@ -123,6 +126,7 @@ class Voices:
             "names": self.names,
             "num_files": self.num_files,
             "by_chance": self.by_chance,
+            "embedding_id": self.embedding_id,
         }
         with atomic(path) as unfinished:
             vectors = torch.from_numpy(np.ascontiguousarray(self.vectors))
@@ -146,7 +150,11 @@ class Voices:
                 about = json.loads((file.metadata() or {})["voices"])
                 vectors = file.get_tensor("vectors").numpy()
             return cls(
-                tuple(about["names"]), vectors, about["by_chance"], tuple(about["num_files"])
+                tuple(about["names"]),
+                vectors,
+                about["by_chance"],
+                tuple(about["num_files"]),
+                about.get("embedding_id"),
             )
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(

@@ -169,7 +169,8 @@ def to_json(output, uri: str | None = None) -> dict[str, Any]:
     Returns
     -------
     content : dict
-        ``uri``; ``speakers``: label, seconds of speech, and where the pipeline tells them,
+        ``uri``; ``embedding_id`` where the pipeline tells it, see `WeighterOutput`;
+        ``speakers``: label, seconds of speech, and where the pipeline tells them,
         confidence and embedding; ``diarization`` and ``exclusive_diarization`` (no overlap): see
         `turns`.
     """
@@ -190,6 +191,8 @@ def to_json(output, uri: str | None = None) -> dict[str, Any]:
         "speakers": speakers,
         "diarization": turns(output),
     }
+    if (name := getattr(output, "embedding_id", None)) is not None:
+        content["embedding_id"] = name
     if getattr(output, "exclusive_speaker_diarization", None) is not None:
         content["exclusive_diarization"] = turns(output, exclusive=True)
     return content

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import threading
 from pathlib import Path
@@ -127,3 +128,23 @@ def test_unknown_formats_are_refused(tmp_path, audio):
         with pytest.raises(ValueError, match=expected):
             run([audio("a.wav")], tmp_path / "out", formats=formats)
     assert not (tmp_path / "out").exists()
+
+
+def test_resume_leaves_alone_what_is_done(tmp_path, audio):
+    done, half, old, new = (audio(f"{name}.wav") for name in ("done", "half", "old", "new"))
+    out = tmp_path / "out"
+    run([done, half, old], out)
+    (out / "half.rttm").unlink()
+    later = old.stat().st_mtime + 100
+    os.utime(old, (later, later))
+    before = (out / "done.json").stat().st_mtime_ns
+    (out / "old.json").write_text("of another recording")
+    failures, screen = run([done, half, old, new], out, resume=True)
+    assert not failures and "1 of 4 files are done" in screen
+    assert (out / "done.json").stat().st_mtime_ns == before
+    assert all((out / f"{name}.rttm").exists() for name in ("half", "new"))
+    assert json.loads((out / "old.json").read_text())["uri"] == "old"
+    missing = tmp_path / "missing.wav"
+    (out / "missing.rttm").write_text("")
+    (out / "missing.json").write_text("{}")
+    assert list(run([missing], out, resume=True)[0]) == [missing]

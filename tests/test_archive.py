@@ -218,3 +218,28 @@ def test_the_command_line_names_and_finds(tmp_path):
     assert all(line.startswith("yes\t") and line.endswith("\tperson 7") for line in lines)
     both = run_cli("name", *files, "--into", str(tmp_path / "x"))
     assert both.exit_code != 0
+
+
+def with_id(paths, name):
+    for path in paths:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"embedding_id": name}))
+
+
+def test_embeddings_that_do_not_compare_are_refused(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    with_id(paths[:30], "a-alone")
+    some, rest = read_results(paths[:30]), paths[30:]
+    voices = name_results(some, tmp_path / "named", present).voices
+    assert voices.embedding_id == "a-alone"
+    known = Voices.load(tmp_path / "named" / VOICES)
+    assert known.embedding_id == "a-alone"
+    find_voice(PEOPLE[0], read_results(rest), known)  # of whom it is not known
+    with_id(rest, "b-alone")
+    with pytest.raises(ValueError, match="result00.json .a-alone. and .*result30.json .b-alone."):
+        name_results(read_results(paths), tmp_path / "again", present)
+    others = read_results(rest)
+    with pytest.raises(ValueError, match="of the voices .a-alone. and .*result30.json .b-alone."):
+        name_results(others, tmp_path / "again", voices=known)
+    with pytest.raises(ValueError, match="diarize the recordings of one of them again"):
+        find_voice(PEOPLE[0], others, known)
+    assert not (tmp_path / "again").exists()

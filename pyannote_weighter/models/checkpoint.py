@@ -1,5 +1,6 @@
-"""Saving a model for pyannote's `Model.from_pretrained`."""
+"""Saving a model for pyannote's `Model.from_pretrained`, and telling weights apart."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -61,3 +62,12 @@ def save_checkpoint(model: Model, path: str | Path) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """Short hash of the weights of a model."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

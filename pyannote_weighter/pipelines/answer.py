@@ -32,11 +32,14 @@ class WeighterOutput(DiarizeOutput):
         Seconds of speech behind that confidence: the sum of the weighting.
     weightings : SlidingWindowFeature or None
         (frames, speakers), in the order of `speaker_diarization.labels()`.
+    embedding_id : str or None
+        Names what `speaker_embeddings` were made by: those of another name do not compare.
     """
 
     confidence: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     weightings: SlidingWindowFeature | None = None
+    embedding_id: str | None = None
 
     def turn_confidence(self, turn: Segment, speaker: str) -> float | None:
         """Confidence of one turn: c = sum X^2 / sum X of its speaker over the frames of the turn.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_evidence
 from pyannote_weighter.linking import PARAMETERS, Groups, Slots
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import stream_frames
+from pyannote_weighter.models.checkpoint import fingerprint
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.reconstruction import nobody, reconstruct
 from pyannote_weighter.pipelines.spill import Rows
@@ -224,7 +225,14 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         if self.embedding_duration > 0 and not annotation_only:
             listen = partial(embed_alone, self._weighter, file, seconds=self.embedding_duration)
         output = self.assign(frames, count, local, min_speakers, max_speakers, uri, hook, listen)
-        return output.speaker_diarization if annotation_only else output
+        if annotation_only:
+            return output.speaker_diarization
+        output.embedding_id = f"{self._fingerprint}-{'pooled' if listen is None else 'alone'}"
+        return output
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self._weighter)
 
     def assign(
         self,

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 from pyannote.audio import Inference
 from pyannote.database import ProtocolFile
@@ -17,20 +16,12 @@ from rich.progress import Progress
 from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
+from pyannote_weighter.models.checkpoint import fingerprint
 from pyannote_weighter.segmentation import count_speakers, sample_nearest
 from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.identity import audio_id
 
 POLL = 0.5  # seconds between looks at what other processes are doing
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """Short hash of the weights of a model."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def extractor_id(model: Weighter, segmentation: Inference | None) -> str:

@@ -21,7 +21,8 @@ from pyannote_weighter import __version__
 from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.linking import Slots
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.models.checkpoint import save_checkpoint
+from pyannote_weighter.models.checkpoint import fingerprint, save_checkpoint
+from pyannote_weighter.output import to_json
 from pyannote_weighter.pipelines import WeighterDiarization, diarization
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.diarization import CACHE
@@ -71,6 +72,7 @@ def steps() -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def output(loaded, sample, steps) -> WeighterOutput:
+    loaded.embedding_duration = 10.0  # whatever tests have run before
     loaded.instantiate(PARAMETERS)
     return loaded(dict(sample), hook=lambda *args, **options: steps.append((args, options)))
 
@@ -107,6 +109,7 @@ def test_speakers_are_in_the_order_of_labels(pipeline, loaded, sample):
     """Each column of the weightings has the time, embedding and confidence of its label."""
     pipeline.embedding_duration = 0.0
     output = pipeline(dict(sample))
+    assert output.embedding_id == f"{fingerprint(loaded._weighter)}-pooled"
     weightings = output.weightings
     labels = output.speaker_diarization.labels()
     assert weightings.data.shape == (loaded._weighter.num_frames(480000), len(labels))
@@ -138,6 +141,8 @@ def test_speakers_are_embedded_alone(pipeline, output, loaded, sample):
     shorter, output = output, pipeline(dict(sample))
     assert shorter.speaker_diarization == output.speaker_diarization
     assert not np.allclose(shorter.speaker_embeddings, output.speaker_embeddings, atol=1e-4)
+    named = f"{fingerprint(loaded._weighter)}-alone"  # they compare
+    assert shorter.embedding_id == output.embedding_id == to_json(output)["embedding_id"] == named
     backbone = loaded._weighter.backbone
     for label, embedding in zip(
         output.speaker_diarization.labels(), output.speaker_embeddings, strict=True
