@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -35,23 +34,3 @@ def load(path: Path, protocol: str) -> dict:
             "choose another one"
         )
     return prepared
-
-
-def warn_of_crops(lengths: list[float], duration: float) -> None:
-    """Say so where crops will often lack a speaker whom their file is tagged with.
-
-    Parameters
-    ----------
-    lengths : list of float
-        Seconds of the files with likes.
-    duration : float
-        Seconds of the longest crop.
-    """
-    cropped = sum(length > duration for length in lengths)
-    if cropped > len(lengths) / 2:
-        warnings.warn(
-            f"{cropped} of {len(lengths)} training files are longer than duration="
-            f"{duration:g} s: a crop keeps all likes of its file, also those of speakers who are "
-            "not in it; raise duration to what memory allows",
-            stacklevel=3,
-        )

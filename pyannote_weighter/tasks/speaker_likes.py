@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from pyannote_weighter.models import Weighter
+from pyannote_weighter.pipelines.weighing import cut_windows
+from pyannote_weighter.prototypes import Prototypes
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.batching import plan_epoch
@@ -28,7 +30,14 @@ from pyannote_weighter.tasks.extraction import extract, extractor_id
 from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import encoder_schedule, optimize
-from pyannote_weighter.tasks.prepared import load, store, warn_of_crops
+from pyannote_weighter.tasks.overview import (
+    Overview,
+    heard_in,
+    overview,
+    pieces,
+    speech_of_likes,
+)
+from pyannote_weighter.tasks.prepared import load, store
 from pyannote_weighter.tasks.samples import (
     collate,
     crop_reference,
@@ -61,7 +70,9 @@ class SpeakerLikes(Validation, Task):
     cache : path-like, optional
         Where the list of files is stored for other processes. Defaults to a temporary file.
     duration : float, optional
-        Files that are longer (seconds) are cropped in training at random.
+        Files that are longer (seconds) are cropped in training at random, in as many places an
+        epoch as it takes to see about all of them. Before training they are looked at whole, and a
+        crop has the likes of those who were found to speak in it.
     batch_size : int, optional
     num_workers : int, optional
         With workers, a training that is resumed goes through the files as in its first epoch
@@ -103,8 +114,8 @@ class SpeakerLikes(Validation, Task):
         Share of the training before which the encoder (its activity head left out) stands still.
         Where likes leave many people untagged, it learns to put two of them into one slot as long
         as prototypes are poor. "auto" (default): half, where confirmed likes, with those that were
-        found missing, account for less than 0.9 of the speech (of the first `duration` seconds of
-        files), `supervision` is "likes" and the encoder works untrained (`restarts`); else none.
+        found missing, account for less than 0.9 of the speech, `supervision` is "likes" and the
+        encoder works untrained (`restarts`); else none.
     encoder_learning_rate : float, optional
         Rate of the encoder. Defaults to that of the rest; to 0.0004 where "auto" lets it wait.
 
@@ -209,9 +220,6 @@ class SpeakerLikes(Validation, Task):
         for entry, key in zip(entries + judged, keys, strict=True):
             entry["frames"] = key
 
-        liked = [entry["frames"] for entry in entries if entry["likes"] is not None]
-        step = self.model.frames.step
-        warn_of_crops([len(frame_cache.get(key)[0]) * step for key in liked], self.duration)
         prepared = {
             "protocol": self.protocol.name,
             "extractor": frame_cache.extractor_id,
@@ -234,6 +242,7 @@ class SpeakerLikes(Validation, Task):
         for number, entry in enumerate(training):
             entry["file"] = [number]
         self.num_frames = [len(self.frame_cache.get(entry["frames"])[0]) for entry in training]
+        self.pieces = pieces(self.num_frames, self._num_frames(self.duration))
 
     def setup_loss_func(self) -> None:
         """Add the classifier of the training speakers, if likes name any, to the model."""
@@ -260,22 +269,39 @@ class SpeakerLikes(Validation, Task):
         was_training = self.model.training
         self.model.eval()
         entries = [e for e in self.prepared_data["train"] if e["likes"] is not None]
-        slots, likes = [], []
-        for entry in entries:
-            sample = self._load(entry, start=0, num_frames=self._num_frames(self.duration))
-            weighted = self._weigh(self.collate_fn([sample]))
-            share = weighted.weightings.sum(dim=1)[0]
-            share = share / share.sum().clamp_min(1e-6)
-            slots.append((weighted.embeddings[0].cpu(), share.cpu()))
-            likes.append(sample["likes"])
+        found = [self._overview(entry) for entry in entries]
+        likes = [self._speakers(entry) for entry in entries]
         self.model.train(was_training)
-        known = *zip(*slots, strict=True), likes, len(self.speaker_index)
-        start = find_start(*known, [unnamed(entry) for entry in entries], self.complete)
+        slots = [f.embeddings for f in found], [f.share for f in found]
+        most = [unnamed(entry) for entry in entries]
+        start = find_start(*slots, likes, len(self.speaker_index), most, self.complete)
         names = self.prepared_data["speakers"]
         for entry, speakers in zip(entries, start.missing, strict=True):
             entry["missing"] = [names[k] for k in speakers]
         self.missing = {e["uri"]: e["missing"] for e in entries if e["missing"]}
+        self._place_likes(entries, found, start.prototypes)
         return start
+
+    def _overview(self, entry: dict) -> Overview:
+        """Who is where in a file, of which windows are weighed that are as long as crops."""
+        step, weighed = self.model.frames.step, []
+        num_frames = len(self.frame_cache.get(entry["frames"])[0])
+        for first, stop in cut_windows(num_frames, step, self.duration):
+            sample = self._load(entry, first, stop - first)
+            weighed.append(self._weigh(self.collate_fn([sample])))
+        return overview(weighed, step)
+
+    def _place_likes(self, entries: list, found: list, prototypes: Prototypes) -> None:
+        """Find out when those who are liked speak in files that are longer than crops."""
+        longest = self._num_frames(self.duration)
+        each = zip(entries, found, prototypes.slots, prototypes.confirmed, strict=True)
+        for entry, seen, slots, confirmed in each:
+            if len(self.frame_cache.get(entry["frames"])[0]) <= longest:
+                continue
+            seconds = speech_of_likes(
+                seen, self._speakers(entry), slots, prototypes.vectors, prototypes.by_chance
+            )
+            entry["heard"] = seconds, confirmed
 
     def training_samples(self, most: int) -> Iterator[dict]:
         """First ten minutes of training files, of so many that lie evenly in their list."""
@@ -302,26 +328,38 @@ class SpeakerLikes(Validation, Task):
         names = [*entry["likes"], *entry.get("missing", ())]
         return torch.tensor([self.speaker_index[name] for name in names]).long()
 
-    def _random_crop(self, entry: dict, rng) -> dict:
+    def _random_crop(self, entry: dict, rng, number: int = 0, many: int = 1) -> dict:
+        """Crop somewhere in the file, or in one of many parts of it, see `pieces`."""
         available = len(self.frame_cache.get(entry["frames"])[0])
         wanted = self._num_frames(self.duration)
-        start = rng.randint(0, max(0, available - wanted))
+        latest = max(0, available - wanted)
+        start = rng.randint(number * latest // many, (number + 1) * latest // many)
         sample = self._load(entry, start, wanted)
         sample |= {"num_speakers": entry["num_speakers"], "file": entry["file"]}
+        if "heard" in entry:  # likes that are not confirmed may be anywhere
+            seconds, confirmed = entry["heard"]
+            step, length = self.model.frames.step, len(sample["frames"])
+            sample["likes"] = sample["likes"][~confirmed | heard_in(seconds, step, start, length)]
         return sample | crop_reference(entry, self.model.frames, start, len(sample["frames"]))
 
+    def _random_piece(self, index: int, rng) -> dict:
+        file, number, many = self.pieces[index]
+        return self._random_crop(self.prepared_data["train"][file], rng, number, many)
+
     def train__iter__(self) -> Iterator[list[dict]]:
-        """Batches of every file once, a share `splice` of them with another one appended."""
+        """Batches of all pieces of files, a share `splice` of them with another one appended."""
         entries, epoch = self.prepared_data["train"], self.model.current_epoch
+        longest = self._num_frames(self.duration)
+        # a whole of which half is known would count as unknown
+        kinds = [2 * likes + reference for likes, reference in map(knows, entries)]
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         steps = plan_epoch(
-            np.minimum(self.num_frames, self._num_frames(self.duration)),
+            [min(self.num_frames[file], longest) for file, *_ in self.pieces],
             self.splice,
             self.batch_size,
             self.trainer.world_size,
             seed=(seed, epoch),
-            # a whole of which half is known would count as unknown
-            kinds=[2 * likes + reference for likes, reference in map(knows, entries)],
+            kinds=[kinds[file] for file, *_ in self.pieces],
         )
         worker = get_worker_info()
         if worker is not None:
@@ -330,15 +368,15 @@ class SpeakerLikes(Validation, Task):
             batch = []
             for first, second in step[self.model.global_rank].tolist():
                 rng = Random(f"{seed} {epoch} {first}")  # whichever process or worker it is
-                sample = self._random_crop(entries[first], rng)
+                sample = self._random_piece(first, rng)
                 if second >= 0:
-                    sample = splice(sample, self._random_crop(entries[second], rng))
+                    sample = splice(sample, self._random_piece(second, rng))
                 batch.append(sample)
             yield batch
 
     def train__len__(self) -> int:
         """Number of batches of one process."""
-        share = math.ceil(len(self.prepared_data["train"]) / self.trainer.world_size)
+        share = math.ceil(len(self.pieces) / self.trainer.world_size)
         return math.ceil(share / self.batch_size)
 
     def train_dataloader(self) -> DataLoader:

@@ -391,10 +391,10 @@ def test_every_file_once_in_every_epoch(
     seen = tmp_path / "seen.txt"  # a file, as workers are processes of their own
     load = SpeakerLikes._random_crop
 
-    def recorded(self, entry, rng):
+    def recorded(self, entry, rng, *part):
         with seen.open("a") as stream:
             stream.write(f"{self.model.current_epoch} {entry['uri']}\n")
-        return load(self, entry, rng)
+        return load(self, entry, rng, *part)
 
     monkeypatch.setattr(SpeakerLikes, "_random_crop", recorded)
     recorder = Recorder()
@@ -417,7 +417,10 @@ def test_order_changes_with_the_epoch(task, fit, monkeypatch):
     monkeypatch.setattr(
         SpeakerLikes,
         "_random_crop",
-        lambda self, entry, rng: (order.append(entry["uri"]), load(self, entry, rng))[1],
+        lambda self, entry, rng, *part: (
+            order.append(entry["uri"]),
+            load(self, entry, rng, *part),
+        )[1],
     )
     fit(task(splice=0.0), max_epochs=3)
     epochs = order[:5], order[5:10], order[10:]
@@ -435,6 +438,45 @@ def test_long_files_are_cropped(tones, task, fit):
     trained = task(duration=0.5, splice=0.0)
     fit(trained, max_epochs=1, callbacks=[Lengths()])
     assert set(lengths) == {round(0.5 / trained.model.frames.step)}
+    # as many as there are in the files: of 2, 1.6, 2, 2 and 2 s
+    assert len(lengths) == trained.train__len__() * 2 - 1 == 19
+
+
+def test_parts_of_long_files_have_the_likes_of_who_speaks_there(task, fit, monkeypatch):
+    """Of files that are longer than a crop; what is not confirmed may be anywhere."""
+    train = [liked(uri, "ann bob cy", seconds=6.0) for uri in ("one", "two", "three")]
+    train += [liked("four", "ann", seconds=1.0), liked("five", "bob dee", seconds=1.0)]
+    trained = task(train, duration=2.0, splice=0.0, complete=False)
+    told = {}
+
+    def heard(found, likes, slots, prototypes, least):
+        told[tuple(likes.tolist())] = len(found.seconds)
+        seconds = torch.zeros(len(found.seconds), len(likes))
+        for k in range(len(likes)):  # each speaks for two seconds
+            seconds[2 * k + 1 :, k] += 1.0
+            seconds[2 * k + 2 :, k] += 1.0
+        return seconds
+
+    monkeypatch.setattr(module, "speech_of_likes", heard)
+    fit(trained, max_epochs=1)
+    assert told == {(0, 1, 2): 7}
+    entries = trained.prepared_data["train"]
+    assert [("heard" in entry) for entry in entries] == [True] * 3 + [False] * 2
+    assert trained.pieces == [(f, k, 3) for f in range(3) for k in range(3)] + [
+        (3, 0, 1), (4, 0, 1)
+    ]  # fmt: skip
+    seconds, _ = entries[0]["heard"]
+    names = trained.prepared_data["speakers"]
+    for sure, expected in ((True, "bob"), (False, "ann bob cy")):
+        entries[0]["heard"] = seconds, torch.full((3,), sure)
+
+        class Middle:
+            @staticmethod
+            def randint(low, high):
+                return round(2.0 / trained.model.frames.step)
+
+        crop = trained._random_crop(entries[0], Middle(), 1, 3)
+        assert [names[k] for k in crop["likes"]] == expected.split()
 
 
 @pytest.mark.parametrize("most, expected", [(1, [0]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])])
