@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from pyannote_weighter.database import read_likes
+from pyannote_weighter.protocols import protocol_files
 from pyannote_weighter.simulation import SAMPLE_RATE
 
 SCRIPT = Path(__file__).resolve().parents[2] / "recipes" / "conversations" / "make.py"
@@ -47,3 +48,23 @@ def test_recipe_divides_speakers(tmp_path, monkeypatch):
     assert not present["train"] & present["development"]
     assert not present["train"] & present["test"]
     assert not present["development"] & present["test"]
+
+    registry = tmp_path / "out" / "database.yml"
+    arguments = [str(registry), "--by", "4", "--into", str(tmp_path / "joined")]
+    monkeypatch.setattr(sys, "argv", ["join.py", *arguments])
+    runpy.run_path(str(SCRIPT.with_name("join.py")), run_name="__main__")
+    name = "Simulated.SpeakerDiarization.Conversations"
+    short = list(protocol_files(name, registry, "train"))
+    long = list(protocol_files(name, tmp_path / "joined" / "database.yml", "train"))
+    assert [file["uri"] for file in long] == ["joined-0000", "joined-0001"]
+    for file, parts in zip(long, (short[:4], short[4:]), strict=True):
+        assert set(file["likes"]) == {who for part in parts for who in part["likes"]}
+        lengths = [soundfile.info(part["audio"]).duration for part in parts]
+        assert soundfile.info(file["audio"]).duration == pytest.approx(sum(lengths))
+        last, offset = parts[-1]["annotation"], sum(lengths[:-1])
+        for label in last.labels():
+            (*_, turn) = file["annotation"].label_timeline(label)
+            (*_, expected) = last.label_timeline(label)
+            assert turn.end == pytest.approx(expected.end + offset, abs=2e-3)
+    judged = list(protocol_files(name, tmp_path / "joined" / "database.yml", "test"))
+    assert len(judged) == 3 and all(Path(file["audio"]).is_file() for file in judged)

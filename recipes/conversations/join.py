@@ -1,0 +1,87 @@
+"""Join conversations of the train subset into longer ones, whose likes are those of all."""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import yaml
+from pyannote.core import Annotation, Segment
+from rich.progress import track
+
+from pyannote_weighter.database import write_likes
+from pyannote_weighter.output import atomic
+from pyannote_weighter.protocols import protocol_files
+
+DATABASE, TASK, NAME = "Simulated.SpeakerDiarization.Conversations".split(".")
+
+
+def join(files: list, uri: str, path: Path) -> tuple[Annotation, tuple[str, ...], float]:
+    """Write the audio of files, one after the other; their reference, likes and seconds."""
+    annotation, likes, offset, waveforms = Annotation(uri=uri), {}, 0.0, []
+    for number, file in enumerate(files):
+        samples, rate = soundfile.read(file["audio"], dtype="int16")
+        for turn, track_, speaker in file["annotation"].itertracks(yield_label=True):
+            shifted = Segment(turn.start + offset, turn.end + offset)
+            annotation[shifted, f"{number} {track_}"] = speaker
+        likes |= dict.fromkeys(file["likes"])
+        waveforms.append(samples)
+        offset += len(samples) / rate
+    if not path.exists():
+        with atomic(path) as unfinished:
+            soundfile.write(unfinished, np.concatenate(waveforms), rate, "PCM_16", format="FLAC")
+    return annotation, tuple(likes), offset
+
+
+def main() -> None:
+    """Read the command line, join, write a database.yml with the other subsets as they are."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("registry", type=Path, help="database.yml that make.py wrote")
+    parser.add_argument("--by", type=int, default=4, help="conversations in each")
+    parser.add_argument("--files", type=int, help="of the first so many; default: all")
+    parser.add_argument("--into", type=Path, required=True, help="folder to write to")
+    arguments = parser.parse_args()
+    files = list(protocol_files(f"{DATABASE}.{TASK}.{NAME}", arguments.registry, "train"))
+    files = files[: arguments.files]
+    folder = arguments.into / "train"
+    folder.mkdir(parents=True, exist_ok=True)
+    likes, rttm, uem = {}, "", ""
+    for first in track(range(0, len(files), arguments.by), description="joining"):
+        uri = f"joined-{first // arguments.by:04d}"
+        some = files[first : first + arguments.by]
+        annotation, likes[uri], seconds = join(some, uri, folder / f"{uri}.flac")
+        rttm += annotation.to_rttm()
+        uem += f"{uri} 1 0.000 {seconds:.3f}\n"
+    write_likes(arguments.into / "train.likes", likes)
+    lists = {"rttm": rttm, "uem": uem, "lst": "".join(f"{uri}\n" for uri in likes)}
+    for ending, text in lists.items():
+        (arguments.into / f"train.{ending}").write_text(text, encoding="utf-8")
+
+    known = yaml.safe_load(arguments.registry.read_text(encoding="utf-8"))
+    back = os.path.relpath(arguments.registry.parent, arguments.into)
+    sources = known["Databases"][DATABASE]
+    protocol = known["Protocols"][DATABASE][TASK][NAME]
+    subsets = {
+        subset: {key: os.path.join(back, path) for key, path in entries.items()}
+        for subset, entries in protocol.items()
+        if subset in ("development", "test")
+    }
+    train = {
+        key: f"train.{ending}"
+        for key, ending in (
+            ("uri", "lst"), ("likes", "likes"), ("annotation", "rttm"), ("annotated", "uem"),
+        )
+    }  # fmt: skip
+    joined = {"scope": "global", "train": train, **subsets}
+    definition = {
+        "Databases": {DATABASE: ["train/{uri}.flac", *(os.path.join(back, s) for s in sources)]},
+        "Protocols": {DATABASE: {TASK: {NAME: joined}}},
+    }
+    path = arguments.into / "database.yml"
+    path.write_text(yaml.safe_dump(definition, sort_keys=False), encoding="utf-8")
+    print(f"{len(likes)} conversations: {path}")
+
+
+if __name__ == "__main__":
+    main()
