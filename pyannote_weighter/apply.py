@@ -86,6 +86,8 @@ def apply_to_files(
         every = len(files)
         files = [file for file in files if not _is_done(file, into, formats)]
         console.print(f"{every - len(files)} of {every} files are done", highlight=False)
+    if not files:
+        return {}
 
     by_pieces = isinstance(pipeline, WeighterDiarization)
     failures: dict[Path, str] = {}

@@ -31,7 +31,7 @@ if __name__ == "__main__":
     )
     SpeakerLikes._random_crop = recording(
         "trained",
-        lambda task, entry, _: f"{task.model.current_epoch} {entry['uri']}",
+        lambda task, entry, *_: f"{task.model.current_epoch} {entry['uri']}",
         SpeakerLikes._random_crop,
     )
     sys.exit(main())

@@ -144,6 +144,7 @@ def test_resume_leaves_alone_what_is_done(tmp_path, audio):
     assert (out / "done.json").stat().st_mtime_ns == before
     assert all((out / f"{name}.rttm").exists() for name in ("half", "new"))
     assert json.loads((out / "old.json").read_text())["uri"] == "old"
+    assert run([done, half, new], out, resume=True) == ({}, "3 of 3 files are done\n")
     missing = tmp_path / "missing.wav"
     (out / "missing.rttm").write_text("")
     (out / "missing.json").write_text("{}")

@@ -17,9 +17,10 @@ class TrustedLikes(nn.Module):
     Networks learn what examples agree on before they learn wrong labels by heart, so that after a
     short warm-up the examples of highest loss are the wrong ones: small-loss selection, Han et
     al., "Co-teaching: robust training of deep neural networks with extremely noisy labels" (2018),
-    with their schedule, here of one network. Costs are averaged over epochs, the last one weighs
-    half, and compared with the median of all likes of the same speaker: rare and difficult voices
-    cost more without being wrong.
+    with their schedule, here of one network. Costs are averaged over epochs (of a file that is
+    longer than a crop, over its crops with the like), the last one weighs half, and compared with
+    the median of all likes of the same speaker: rare and difficult voices cost more without being
+    wrong.
 
     A like that is left out is as if the file were not tagged with it. Its cost is still observed,
     and it comes back when others cost more. Likes that are not confirmed from the beginning stay

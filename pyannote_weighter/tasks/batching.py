@@ -17,8 +17,9 @@ def plan_epoch(
     num_processes: int,
     seed: Sequence[int],
     kinds: Sequence[int] | None = None,
+    files: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
-    """Every file once, in batches of samples of similar length.
+    """Every file, or piece of one, once, in batches of samples of similar length.
 
     Files are shuffled, sorted by length within pools of `POOL` steps, and cut into steps, which
     are shuffled. The plan depends on the arguments alone: processes and workers that make the
@@ -27,7 +28,7 @@ def plan_epoch(
     Parameters
     ----------
     lengths : list of int
-        Frames that each file contributes.
+        Frames of each.
     splice : float
         Probability of appending another file.
     batch_size : int
@@ -39,6 +40,9 @@ def plan_epoch(
         Not negative, such as seed and epoch.
     kinds : list of int, optional
         Only files of one kind are appended to each other. Defaults to one kind for all.
+    files : list of int, optional
+        File of each piece: pieces of one file are not appended to each other. Defaults to one
+        piece a file.
 
     Returns
     -------
@@ -52,6 +56,9 @@ def plan_epoch(
     by_kind, start = np.argsort(kinds, kind="stable"), number.cumsum() - number
     others = by_kind[start[kind] + rng.integers(number[kind])]  # each of the same kind
     appended = np.where(rng.random(num_files) < splice, others, -1)
+    if files is not None:
+        files, itself = np.asarray(files), np.arange(num_files)
+        appended[(files[appended] == files) & (appended != itself)] = -1
     totals = lengths + np.where(appended >= 0, lengths[appended], 0)
     order = np.resize(
         rng.permutation(num_files), math.ceil(num_files / num_processes) * num_processes

@@ -13,15 +13,16 @@ from random import Random
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from pyannote.audio import Model
 from pyannote.audio.core.task import Task, TrainDataset
 from pyannote.database.protocol.protocol import Protocol
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.pipelines.weighing import cut_windows
 from pyannote_weighter.prototypes import Prototypes
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.activity import activity_loss
@@ -32,10 +33,14 @@ from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import encoder_schedule, optimize
 from pyannote_weighter.tasks.overview import (
     Overview,
+    Window,
+    cut_ticks,
+    frames_per_tick,
     heard_in,
-    overview,
+    overviews,
     pieces,
     speech_of_likes,
+    summarize_window,
 )
 from pyannote_weighter.tasks.prepared import load, store
 from pyannote_weighter.tasks.samples import (
@@ -72,7 +77,8 @@ class SpeakerLikes(Validation, Task):
     duration : float, optional
         Files that are longer (seconds) are cropped in training at random, in as many places an
         epoch as it takes to see about all of them. Before training they are looked at whole, and a
-        crop has the likes of those who were found to speak in it.
+        crop has the likes of those who were found to speak in it; of whom no other file confirms
+        it has none. Where `loss` keeps labels of each file, a crop has all likes of its file.
     batch_size : int, optional
     num_workers : int, optional
         With workers, a training that is resumed goes through the files as in its first epoch
@@ -269,7 +275,9 @@ class SpeakerLikes(Validation, Task):
         was_training = self.model.training
         self.model.eval()
         entries = [e for e in self.prepared_data["train"] if e["likes"] is not None]
-        found = [self._overview(entry) for entry in entries]
+        hidden = {"transient": True, "disable": rank_zero_only.rank != 0}
+        looked = [self._look_at(e) for e in track(entries, description="first look", **hidden)]
+        found = list(overviews(looked))
         likes = [self._speakers(entry) for entry in entries]
         self.model.train(was_training)
         slots = [f.embeddings for f in found], [f.share for f in found]
@@ -282,26 +290,31 @@ class SpeakerLikes(Validation, Task):
         self._place_likes(entries, found, start.prototypes)
         return start
 
-    def _overview(self, entry: dict) -> Overview:
-        """Who is where in a file, of which windows are weighed that are as long as crops."""
-        step, weighed = self.model.frames.step, []
+    def _look_at(self, entry: dict) -> list[Window]:
+        """Weigh all of a file, in windows that are not longer than crops."""
+        step, longest = self.model.frames.step, self._num_frames(self.duration)
+        tick, windows = frames_per_tick(step, longest), []
         num_frames = len(self.frame_cache.get(entry["frames"])[0])
-        for first, stop in cut_windows(num_frames, step, self.duration):
-            sample = self._load(entry, first, stop - first)
-            weighed.append(self._weigh(self.collate_fn([sample])))
-        return overview(weighed, step)
+        for first, stop in cut_ticks(num_frames, longest, tick):
+            batch = self.collate_fn([self._load(entry, first, stop - first)])
+            windows.append(summarize_window(self._weigh(batch), step, tick))
+        return windows
 
-    def _place_likes(self, entries: list, found: list, prototypes: Prototypes) -> None:
-        """Find out when those who are liked speak in files that are longer than crops."""
+    def _place_likes(
+        self, entries: list[dict], found: list[Overview], prototypes: Prototypes
+    ) -> None:
+        """Find out when those who are liked speak in files that are longer than crops.
+
+        Losses that keep labels of each file have all of its likes in each crop.
+        """
+        if self.objective.keeps_labels:
+            return
         longest = self._num_frames(self.duration)
         each = zip(entries, found, prototypes.slots, prototypes.confirmed, strict=True)
         for entry, seen, slots, confirmed in each:
-            if len(self.frame_cache.get(entry["frames"])[0]) <= longest:
-                continue
-            seconds = speech_of_likes(
-                seen, self._speakers(entry), slots, prototypes.vectors, prototypes.by_chance
-            )
-            entry["heard"] = seconds, confirmed
+            if len(self.frame_cache.get(entry["frames"])[0]) > longest:
+                until = speech_of_likes(seen, self._speakers(entry), slots, prototypes)
+                entry["heard"] = until * confirmed  # nobody believes the others
 
     def training_samples(self, most: int) -> Iterator[dict]:
         """First ten minutes of training files, of so many that lie evenly in their list."""
@@ -336,10 +349,10 @@ class SpeakerLikes(Validation, Task):
         start = rng.randint(number * latest // many, (number + 1) * latest // many)
         sample = self._load(entry, start, wanted)
         sample |= {"num_speakers": entry["num_speakers"], "file": entry["file"]}
-        if "heard" in entry:  # likes that are not confirmed may be anywhere
-            seconds, confirmed = entry["heard"]
-            step, length = self.model.frames.step, len(sample["frames"])
-            sample["likes"] = sample["likes"][~confirmed | heard_in(seconds, step, start, length)]
+        if "heard" in entry:
+            step = self.model.frames.step
+            crop = step, frames_per_tick(step, wanted), start, len(sample["frames"])
+            sample["likes"] = sample["likes"][heard_in(entry["heard"], *crop)]
         return sample | crop_reference(entry, self.model.frames, start, len(sample["frames"]))
 
     def _random_piece(self, index: int, rng) -> dict:
@@ -360,6 +373,7 @@ class SpeakerLikes(Validation, Task):
             self.trainer.world_size,
             seed=(seed, epoch),
             kinds=[kinds[file] for file, *_ in self.pieces],
+            files=[file for file, *_ in self.pieces],
         )
         worker = get_worker_info()
         if worker is not None:

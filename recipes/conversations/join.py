@@ -28,7 +28,7 @@ def join(files: list, uri: str, path: Path) -> tuple[Annotation, tuple[str, ...]
         likes |= dict.fromkeys(file["likes"])
         waveforms.append(samples)
         offset += len(samples) / rate
-    if not path.exists():
+    if not path.exists() or soundfile.info(path).frames != sum(map(len, waveforms)):
         with atomic(path) as unfinished:
             soundfile.write(unfinished, np.concatenate(waveforms), rate, "PCM_16", format="FLAC")
     return annotation, tuple(likes), offset

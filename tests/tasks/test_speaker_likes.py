@@ -442,22 +442,42 @@ def test_long_files_are_cropped(tones, task, fit):
     assert len(lengths) == trained.train__len__() * 2 - 1 == 19
 
 
+class Places:
+    """Random numbers that are the middle of what is asked for, which is noted."""
+
+    def __init__(self):
+        self.asked = []
+
+    def randint(self, low, high):
+        self.asked.append((low, high))
+        return (low + high) // 2
+
+
 def test_parts_of_long_files_have_the_likes_of_who_speaks_there(task, fit, monkeypatch):
-    """Of files that are longer than a crop; what is not confirmed may be anywhere."""
+    """Of files that are longer than a crop; who is not confirmed is in none."""
     train = [liked(uri, "ann bob cy", seconds=6.0) for uri in ("one", "two", "three")]
     train += [liked("four", "ann", seconds=1.0), liked("five", "bob dee", seconds=1.0)]
     trained = task(train, duration=2.0, splice=0.0, complete=False)
     told = {}
 
-    def heard(found, likes, slots, prototypes, least):
-        told[tuple(likes.tolist())] = len(found.seconds)
-        seconds = torch.zeros(len(found.seconds), len(likes))
+    def speech(overview, likes, slots, prototypes):
+        told[tuple(likes.tolist())] = len(overview.until)
+        until = torch.zeros(len(overview.until), len(likes))
         for k in range(len(likes)):  # each speaks for two seconds
-            seconds[2 * k + 1 :, k] += 1.0
-            seconds[2 * k + 2 :, k] += 1.0
-        return seconds
+            until[2 * k + 1 :, k] += 1.0
+            until[2 * k + 2 :, k] += 1.0
+        return until
 
-    monkeypatch.setattr(module, "speech_of_likes", heard)
+    monkeypatch.setattr(module, "speech_of_likes", speech)
+    find = module.find_start
+    confirmed = torch.tensor([True, True, False])
+
+    def half_confirmed(*known):
+        start = find(*known)
+        sure = [confirmed[: len(c)] for c in start.prototypes.confirmed]
+        return start._replace(prototypes=start.prototypes._replace(confirmed=sure))
+
+    monkeypatch.setattr(module, "find_start", half_confirmed)
     fit(trained, max_epochs=1)
     assert told == {(0, 1, 2): 7}
     entries = trained.prepared_data["train"]
@@ -465,18 +485,21 @@ def test_parts_of_long_files_have_the_likes_of_who_speaks_there(task, fit, monke
     assert trained.pieces == [(f, k, 3) for f in range(3) for k in range(3)] + [
         (3, 0, 1), (4, 0, 1)
     ]  # fmt: skip
-    seconds, _ = entries[0]["heard"]
-    names = trained.prepared_data["speakers"]
-    for sure, expected in ((True, "bob"), (False, "ann bob cy")):
-        entries[0]["heard"] = seconds, torch.full((3,), sure)
+    names, places = trained.prepared_data["speakers"], Places()
+    crops = [trained._random_piece(index, places) for index in range(3)]
+    told = [[names[k] for k in crop["likes"]] for crop in crops]
+    assert told == [["ann", "bob"], ["bob"], ["bob"]]  # of 0 to 3, 2 to 4, 3 to 6 s
+    latest = trained.num_frames[0] - len(crops[0]["frames"])
+    assert places.asked == [(k * latest // 3, (k + 1) * latest // 3) for k in range(3)]
+    whole = trained._random_piece(9, places)
+    assert len(whole["likes"]) == 1 and places.asked[-1] == (0, 0)
 
-        class Middle:
-            @staticmethod
-            def randint(low, high):
-                return round(2.0 / trained.model.frames.step)
 
-        crop = trained._random_crop(entries[0], Middle(), 1, 3)
-        assert [names[k] for k in crop["likes"]] == expected.split()
+def test_losses_that_keep_labels_of_files_keep_their_likes(task, fit):
+    train = [liked(uri, "ann bob cy", seconds=6.0) for uri in ("one", "two", "three")]
+    trained = task(train, duration=2.0, loss="role")
+    fit(trained, max_epochs=1)
+    assert not any("heard" in entry for entry in trained.prepared_data["train"])
 
 
 @pytest.mark.parametrize("most, expected", [(1, [0]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])])

@@ -1,0 +1,60 @@
+"""Long conversations, of several windows of the Weighter, of voices that train nothing."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "conversations"))
+
+from make import CORPORA, SHARES, SPLIT_SEED, TURNS
+
+from pyannote_weighter.simulation import (
+    read_turns,
+    read_voices,
+    split_turns,
+    split_voices,
+    write_corpus,
+)
+
+DURATION = (700.0, 1500.0)  # seconds; windows are of 600
+SPEAKERS = (3, 4)  # what so long turn timings have: meetings
+
+
+def main() -> None:
+    """Read the command line and write the subset."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--voices", type=Path, required=True, help="folder of voices and turns")
+    parser.add_argument("--into", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--subset", choices=("development", "test"), default="test")
+    parser.add_argument("--number", type=int, default=12, help="of conversations")
+    parser.add_argument("--seed", type=int, default=31)
+    arguments = parser.parse_args()
+    voices = {
+        corpus: split_voices(
+            read_voices(arguments.voices / corpus, prefix=f"{corpus}-"), SHARES, SPLIT_SEED
+        )[arguments.subset]
+        for corpus in CORPORA
+    }
+    turns = [
+        turn_taking
+        for source in TURNS
+        for turn_taking in split_turns(
+            read_turns(arguments.voices / "turns" / source), SHARES, SPLIT_SEED
+        )[arguments.subset]
+    ]
+    write_corpus(
+        arguments.into,
+        voices,
+        turns,
+        num_files=arguments.number,
+        seed=arguments.seed,
+        subset=arguments.subset,
+        duration=DURATION,
+        speakers=SPEAKERS,
+        in_turn=True,
+        name="Long",
+    )
+
+
+if __name__ == "__main__":
+    main()
