@@ -98,3 +98,18 @@ def test_long_and_short_batches_alternate():
     steps = plan_epoch(np.arange(1000), 0.0, 4, 1, (0, 0))
     means = np.array([step[..., 0].mean() for step in steps])
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2
+
+
+def test_pieces_of_one_file_are_not_appended_to_each_other():
+    files, some = np.repeat([0, 1, 2], [20, 20, 1]), ([100] * 41, 0.9, 4, 1, (0, 0))
+
+    def appended(**options):
+        pairs = np.concatenate(plan_epoch(*some, **options), axis=1).reshape(-1, 2)
+        return pairs[pairs[:, 0].argsort(), 1]
+
+    plain, found = appended(), appended(files=files)
+    changed = plain != found
+    (pieces,) = changed.nonzero()
+    assert (files[pieces] == files[plain[pieces]]).all() and (pieces != plain[pieces]).all()
+    assert 5 < changed.sum() < 30 and (found[changed] == -1).all()
+    assert (appended(files=range(41)) == plain).all()

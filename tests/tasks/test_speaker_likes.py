@@ -488,8 +488,16 @@ def test_parts_of_long_files_have_the_likes_of_who_speaks_there(task, fit, monke
     names, places = trained.prepared_data["speakers"], Places()
     crops = [trained._random_piece(index, places) for index in range(3)]
     told = [[names[k] for k in crop["likes"]] for crop in crops]
-    assert told == [["ann", "bob"], ["bob"], ["bob"]]  # of 0 to 3, 2 to 4, 3 to 6 s
-    latest = trained.num_frames[0] - len(crops[0]["frames"])
+    step, length = trained.model.frames.step, len(crops[0]["frames"])
+    starts = [(low + high) // 2 for low, high in places.asked]
+    ticks = [(int(first * step), math.ceil((first + length) * step)) for first in starts]
+    turns = {"ann": (0, 2), "bob": (2, 4)}
+    assert told == [
+        [name for name, turn in turns.items() if min(last, turn[1]) > max(first, turn[0])]
+        for first, last in ticks
+    ]
+    assert told[0] == ["ann", "bob"] and told[2] == ["bob"]
+    latest = trained.num_frames[0] - length
     assert places.asked == [(k * latest // 3, (k + 1) * latest // 3) for k in range(3)]
     whole = trained._random_piece(9, places)
     assert len(whole["likes"]) == 1 and places.asked[-1] == (0, 0)
