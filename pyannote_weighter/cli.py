@@ -82,7 +82,7 @@ def apply(
     max_speakers: Annotated[int | None, typer.Option(min=1, help="Most speakers.")] = None,
     device: Device = "auto",
     resume: Annotated[
-        bool, typer.Option(help="Leave out files whose results are there and not older.")
+        bool, typer.Option(help="Leave out files whose results are there, however they were made.")
     ] = False,
 ) -> None:
     """Diarize files. The exit code is 1 when a file failed; the others are still done."""

@@ -33,6 +33,23 @@ def load_registry(path: str | Path, registry: Registry | None = None) -> Registr
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such database.yml (--registry)")
+    _check_definition(path, set())
+    registry = Registry() if registry is None else registry
+    try:
+        registry.load_database(path)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no definition of databases and protocols, see the documentation of "
+            f"pyannote.database: {error}"
+        ) from error
+    return registry
+
+
+def _check_definition(path: Path, seen: set[Path]) -> None:
+    """Check a database.yml, and those that it requires, as far as mistakes are known."""
+    if path.resolve() in seen:
+        return
+    seen.add(path.resolve())
     try:
         defined = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -40,19 +57,14 @@ def load_registry(path: str | Path, registry: Registry | None = None) -> Registr
     if not isinstance(defined, dict):
         raise ValueError(f"{path}: expected the keys Databases and Protocols, as a mapping")
     _check_mappings(defined.get("Protocols", {}), path, ("Protocols",))
-    registry = Registry() if registry is None else registry
-    try:
-        registry.load_database(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} requires {error.filename}, which does not exist: mend its Requirements"
-        ) from error
-    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{path} is no definition of databases and protocols, see the documentation of "
-            f"pyannote.database: {error}"
-        ) from error
-    return registry
+    required = defined.get("Requirements", [])
+    for name in required if isinstance(required, list) else [required]:
+        other = path.parent / str(name)
+        if not other.is_file():
+            raise FileNotFoundError(
+                f"{path} requires {other}, which does not exist: mend its Requirements"
+            )
+        _check_definition(other, seen)
 
 
 def _check_mappings(value: Any, path: Path, keys: tuple) -> None:

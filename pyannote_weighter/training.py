@@ -280,16 +280,15 @@ def _start(config: Path, options: dict, last: Path | None) -> Weighter:
     options : dict
         What it says.
     last : Path or None
-        Checkpoint that a run goes on from: what the run began with may be gone.
+        Checkpoint that a run goes on from, where what it began with is gone.
     """
     init = options.get("init")
     if init is None:
         return Weighter(**options.get("model", {}))
     start = DEFAULT_PIPELINE if init == "default" else config.parent / init
-    if last is not None:
-        start = last
     files = [start / "weighter" / "pytorch_model.bin", start / "pytorch_model.bin", start]
-    start = next((file for file in files if file.is_file()), None)
+    # what is found in the files before training is found as it was when the run began
+    start = next((file for file in files if file.is_file()), last)
     if start is None:
         raise FileNotFoundError(
             f"{config}: init {init} is no pipeline folder with a Weighter, and no checkpoint: "

@@ -49,6 +49,13 @@ def test_files_that_are_missing(tmp_path):
     path = written(tmp_path, "Requirements: gone.yml")
     with pytest.raises(FileNotFoundError, match="database.yml requires .*gone.yml, which does"):
         load_registry(path)
+    (tmp_path / "a.yml").write_text("Requirements: [b.yml, database.yml]")
+    (tmp_path / "b.yml").write_text("Requirements: [database.yml, a.yml]")  # in a circle
+    with pytest.raises(FileNotFoundError, match="database.yml requires .*gone.yml, which does"):
+        load_registry(tmp_path / "a.yml")
+    path = written(tmp_path, f"{HEAD} hello")
+    with pytest.raises(ValueError, match="database.yml: Protocols.Broken is 'hello'"):
+        load_registry(tmp_path / "a.yml")
     path = written(tmp_path, f"{HEAD} {{SpeakerDiarization: {{Own: {{test: {{uri: u.lst}}}}}}}}")
     with pytest.raises(FileNotFoundError, match="u.lst"):
         list(protocol_files(NAME, path, "test"))

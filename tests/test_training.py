@@ -523,6 +523,9 @@ def test_resumed_training_is_the_same_bit_for_bit(
     for name in ("last", "best"):
         whole, stopped = (checkpoint(tmp_path / run, name) for run in ("whole", "stopped"))
         assert whole["epoch"] == stopped["epoch"]
+        for run in (whole, stopped):  # likes that no crop had so far have no cost
+            cost = run["state_dict"]["loss_func.objective.trust.cost"]
+            cost[cost.isnan()] = -1.0
         for part in ("state_dict", "optimizer_states", "lr_schedulers"):
             torch.testing.assert_close(stopped[part], whole[part], rtol=0, atol=0)
 

@@ -77,8 +77,8 @@ class SpeakerLikes(Validation, Task):
     duration : float, optional
         Files that are longer (seconds) are cropped in training at random, in as many places an
         epoch as it takes to see about all of them. Before training they are looked at whole, and a
-        crop has the likes of those who were found to speak in it; of whom no other file confirms
-        it has none. Where `loss` keeps labels of each file, a crop has all likes of its file.
+        crop has the likes of those who were found to speak in it. Where `loss` keeps labels of
+        each file, it has all likes of its file.
     batch_size : int, optional
     num_workers : int, optional
         With workers, a training that is resumed goes through the files as in its first epoch
@@ -314,7 +314,7 @@ class SpeakerLikes(Validation, Task):
         for entry, seen, slots, confirmed in each:
             if len(self.frame_cache.get(entry["frames"])[0]) > longest:
                 until = speech_of_likes(seen, self._speakers(entry), slots, prototypes)
-                entry["heard"] = until * confirmed  # nobody believes the others
+                entry["heard"] = until, confirmed
 
     def training_samples(self, most: int) -> Iterator[dict]:
         """First ten minutes of training files, of so many that lie evenly in their list."""
@@ -341,8 +341,14 @@ class SpeakerLikes(Validation, Task):
         names = [*entry["likes"], *entry.get("missing", ())]
         return torch.tensor([self.speaker_index[name] for name in names]).long()
 
-    def _random_crop(self, entry: dict, rng, number: int = 0, many: int = 1) -> dict:
-        """Crop somewhere in the file, or in one of many parts of it, see `pieces`."""
+    def _random_crop(
+        self, entry: dict, rng, number: int = 0, many: int = 1, sure: bool = False
+    ) -> dict:
+        """Crop somewhere in the file, or in one of many parts of it, see `pieces`.
+
+        Likes of a long file are those of who speaks in the crop and, unless only those are wanted
+        that are sure, those that are not confirmed, which may be anywhere.
+        """
         available = len(self.frame_cache.get(entry["frames"])[0])
         wanted = self._num_frames(self.duration)
         latest = max(0, available - wanted)
@@ -350,14 +356,16 @@ class SpeakerLikes(Validation, Task):
         sample = self._load(entry, start, wanted)
         sample |= {"num_speakers": entry["num_speakers"], "file": entry["file"]}
         if "heard" in entry:
+            until, confirmed = entry["heard"]
             step = self.model.frames.step
             crop = step, frames_per_tick(step, wanted), start, len(sample["frames"])
-            sample["likes"] = sample["likes"][heard_in(entry["heard"], *crop)]
+            heard = heard_in(until, *crop)
+            sample["likes"] = sample["likes"][heard & confirmed if sure else heard | ~confirmed]
         return sample | crop_reference(entry, self.model.frames, start, len(sample["frames"]))
 
-    def _random_piece(self, index: int, rng) -> dict:
+    def _random_piece(self, index: int, rng, sure: bool = False) -> dict:
         file, number, many = self.pieces[index]
-        return self._random_crop(self.prepared_data["train"][file], rng, number, many)
+        return self._random_crop(self.prepared_data["train"][file], rng, number, many, sure)
 
     def train__iter__(self) -> Iterator[list[dict]]:
         """Batches of all pieces of files, a share `splice` of them with another one appended."""
@@ -382,9 +390,11 @@ class SpeakerLikes(Validation, Task):
             batch = []
             for first, second in step[self.model.global_rank].tolist():
                 rng = Random(f"{seed} {epoch} {first}")  # whichever process or worker it is
-                sample = self._random_piece(first, rng)
-                if second >= 0:
-                    sample = splice(sample, self._random_piece(second, rng))
+                # who is confirmed in one part of a whole is believed to be in it
+                sure = second >= 0
+                sample = self._random_piece(first, rng, sure)
+                if sure:
+                    sample = splice(sample, self._random_piece(second, rng, sure))
                 batch.append(sample)
             yield batch
 
