@@ -91,6 +91,9 @@ class Presence:
     longest : float
         Seconds of speech from which a group is always one: in some recordings everybody sounds
         alike, and who speaks that long is no accident.
+    typical : float
+        Speech of all in a recording, in seconds, up to which seconds count as they are. In longer
+        ones accidents add up: seconds of a group then count in proportion.
     offset : float
         Taken from cosines, as by `pyannote_weighter.likeness.Likeness`.
     """
@@ -102,6 +105,7 @@ class Presence:
     bias: float = 1.5
     least: float = 0.25
     longest: float = 4.0
+    typical: float = 75.0
     offset: float = 0.0
 
     def features(
@@ -151,7 +155,7 @@ class Presence:
         cosine = embeddings @ embeddings.T - 2 * np.eye(K)
         return np.stack(
             [
-                np.log(seconds + 0.1),
+                np.log(seconds * min(1.0, self.typical / max(seconds.sum(), 1e-6)) + 0.1),
                 cosine.max(axis=1) - self.offset if K > 1 else np.zeros(1),
                 owned / np.maximum(held, 1e-6),
                 np.log(turn + 0.1),

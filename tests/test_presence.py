@@ -73,3 +73,29 @@ def test_one_group_and_a_silent_one():
     assert probability.shape == (1,) and probability[0] > 0.9
     x = np.stack([np.ones(100), np.zeros(100)], axis=1).astype(np.float32)
     assert np.isfinite(Presence()(*described(x, local))).all()
+
+
+def test_accidents_add_up_in_long_recordings():
+    """As long a scrap is less of a person where all speak for longer."""
+    active = np.zeros((100, 2), dtype=int)
+    active[:50, 0] = active[50:, 1] = 1
+    local = local_of(active)
+    alike = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.3, 0.3, 0.9]])
+    x = np.zeros((100, 3), dtype=np.float32)
+    x[:50, 0] = x[50:, 1] = 1.0
+    x[5:50:9] = [0, 0, 1]
+    groups, ones, _, *rest = described(x, local, alike)
+    presence = Presence(typical=75.0)
+
+    def judged(*seconds):
+        return presence(groups, ones, np.array(seconds), *rest)
+
+    for scrap in (1.0, 5.0):
+        short, long = judged(30.0, 40.0, scrap), judged(300.0, 400.0, scrap)
+        plain = Presence(typical=np.inf)(groups, ones, np.array([30.0, 40.0, scrap]), *rest)
+        np.testing.assert_allclose(short, plain, rtol=0.02)
+        assert long[2] < short[2] and (long[:2] == 1.0).all()
+    assert judged(30.0, 40.0, 5.0)[2] == 1.0  # longer than `longest`
+    assert judged(300.0, 400.0, 50.0)[2] == 1.0  # so is a tenth of that
+    assert judged(300.0, 400.0, 5.0)[2] < presence.least
+    assert np.isfinite(judged(0.0, 0.0, 0.0)).all()

@@ -17,7 +17,7 @@ from pyannote_weighter.simulation import (
 )
 
 DURATION = (700.0, 1500.0)  # seconds; windows are of 600
-SPEAKERS = (3, 4)  # what so long turn timings have: meetings
+SPEAKERS = {"development": (4, 4), "test": (3, 4)}  # what so long turn timings have: meetings
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         seed=arguments.seed,
         subset=arguments.subset,
         duration=DURATION,
-        speakers=SPEAKERS,
+        speakers=SPEAKERS[arguments.subset],
         in_turn=True,
         name="Long",
     )
