@@ -51,6 +51,11 @@ def impostor_cosine(embeddings: np.ndarray, files: np.ndarray) -> float:
     return float(np.median((unit @ unit.T)[apart]))
 
 
+def _evenly(number: int) -> np.ndarray:
+    """Indices of so many slots, or of `MOST_SLOTS` that lie evenly among them."""
+    return np.linspace(0, number - 1, min(number, MOST_SLOTS)).round().astype(int)
+
+
 def backbone_offset(embeddings: np.ndarray, files: np.ndarray) -> float:
     """`cosine_offset` for embeddings of a backbone, before any projection.
 
@@ -65,7 +70,7 @@ def backbone_offset(embeddings: np.ndarray, files: np.ndarray) -> float:
     offset : float
         `USUAL` for CAM++, and where there are too few slots to tell.
     """
-    some = np.linspace(0, len(files) - 1, min(len(files), MOST_SLOTS)).round().astype(int)
+    some = _evenly(len(files))
     cosine = impostor_cosine(embeddings[some], files[some])
     return USUAL + cosine - UNPROJECTED if np.isfinite(cosine) else USUAL
 
@@ -107,7 +112,7 @@ def cosine_offset(model: Weighter, samples: Iterable[dict]) -> float:
     model.train(was_training)
     if not files:
         return 0.0
-    some = np.linspace(0, len(files) - 1, min(len(files), MOST_SLOTS)).round().astype(int)
+    some = _evenly(len(files))
     cosines = [
         impostor_cosine(torch.cat(part).numpy()[some], np.array(files)[some])
         for part in (before, after)

@@ -18,6 +18,21 @@ SPLIT_SEED = 0  # fixed for good: another one would mix test voices into trainin
 DURATION = {"train": (60.0, 120.0), "development": (60.0, 120.0), "test": (60.0, 100.0)}
 
 
+def read_subset(folder: Path, subset: str) -> tuple[dict, list]:
+    """Voices of each corpus, and turn timings, that a subset has to itself."""
+    voices = {
+        corpus: split_voices(read_voices(folder / corpus, prefix=f"{corpus}-"), SHARES, SPLIT_SEED)
+        for corpus in CORPORA
+    }
+    turns = [
+        split_turns(read_turns(folder / "turns" / source), SHARES, SPLIT_SEED) for source in TURNS
+    ]
+    return (
+        {corpus: voices[corpus][subset] for corpus in CORPORA},
+        [turn_taking for source in turns for turn_taking in source[subset]],
+    )
+
+
 def main() -> None:
     """Read the command line and write the three subsets."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -34,24 +49,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
 
-    voices = {
-        corpus: split_voices(
-            read_voices(arguments.voices / corpus, prefix=f"{corpus}-"), SHARES, SPLIT_SEED
-        )
-        for corpus in CORPORA
-    }
-    turns = [
-        split_turns(read_turns(arguments.voices / "turns" / source), SHARES, SPLIT_SEED)
-        for source in TURNS
-    ]
     for subset in SHARES:
         num_files = getattr(arguments, subset)
         if num_files == 0:
             continue
         write_corpus(
             arguments.into,
-            {corpus: voices[corpus][subset] for corpus in CORPORA},
-            [turn_taking for source in turns for turn_taking in source[subset]],
+            *read_subset(arguments.voices, subset),
             num_files,
             arguments.seed,
             subset,

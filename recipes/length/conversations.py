@@ -6,15 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "conversations"))
 
-from make import CORPORA, SHARES, SPLIT_SEED, TURNS
+from make import read_subset
 
-from pyannote_weighter.simulation import (
-    read_turns,
-    read_voices,
-    split_turns,
-    split_voices,
-    write_corpus,
-)
+from pyannote_weighter.simulation import write_corpus
 
 DURATION = (700.0, 1500.0)  # seconds; windows are of 600
 SPEAKERS = {"development": (4, 4), "test": (3, 4)}  # what so long turn timings have: meetings
@@ -29,23 +23,9 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=12, help="of conversations")
     parser.add_argument("--seed", type=int, default=31)
     arguments = parser.parse_args()
-    voices = {
-        corpus: split_voices(
-            read_voices(arguments.voices / corpus, prefix=f"{corpus}-"), SHARES, SPLIT_SEED
-        )[arguments.subset]
-        for corpus in CORPORA
-    }
-    turns = [
-        turn_taking
-        for source in TURNS
-        for turn_taking in split_turns(
-            read_turns(arguments.voices / "turns" / source), SHARES, SPLIT_SEED
-        )[arguments.subset]
-    ]
     write_corpus(
         arguments.into,
-        voices,
-        turns,
+        *read_subset(arguments.voices, arguments.subset),
         num_files=arguments.number,
         seed=arguments.seed,
         subset=arguments.subset,

@@ -6,16 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "conversations"))
 
-from make import CORPORA, SHARES, SPLIT_SEED, TURNS
+from make import read_subset
 
-from pyannote_weighter.simulation import (
-    Acoustics,
-    read_turns,
-    read_voices,
-    split_turns,
-    split_voices,
-    write_corpus,
-)
+from pyannote_weighter.simulation import Acoustics, write_corpus
 
 FAR = Acoustics(room_share=1.0, rt60=(0.4, 0.9), direct_ratio=(-6.0, 2.0), snr=(5.0, 15.0))
 
@@ -29,23 +22,9 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=48, help="of conversations")
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
-    voices = {
-        corpus: split_voices(
-            read_voices(arguments.voices / corpus, prefix=f"{corpus}-"), SHARES, SPLIT_SEED
-        )[arguments.subset]
-        for corpus in CORPORA
-    }
-    turns = [
-        turn_taking
-        for source in TURNS
-        for turn_taking in split_turns(
-            read_turns(arguments.voices / "turns" / source), SHARES, SPLIT_SEED
-        )[arguments.subset]
-    ]
     write_corpus(
         arguments.into,
-        voices,
-        turns,
+        *read_subset(arguments.voices, arguments.subset),
         num_files=arguments.number,
         seed=arguments.seed,
         subset=arguments.subset,
