@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from pyannote_weighter.cli import main
-from pyannote_weighter.tasks import SpeakerLikes, extraction
+from pyannote_weighter.tasks import extraction
+from pyannote_weighter.tasks.crops import TrainingFiles
 
 
 def record(kind: str, what: str) -> None:
@@ -29,9 +30,13 @@ if __name__ == "__main__":
     extraction._frames_and_count = recording(
         "extracted", lambda file, *_: file["uri"], extraction._frames_and_count
     )
-    SpeakerLikes._random_crop = recording(
+    TrainingFiles.sample = recording(
         "trained",
-        lambda task, entry, *_: f"{task.model.current_epoch} {entry['uri']}",
-        SpeakerLikes._random_crop,
+        lambda files, first, second, seed: "\n".join(
+            f"{seed[1]} {files.entries[files.pieces[piece][0]]['uri']}"
+            for piece in (first, second)
+            if piece >= 0
+        ),
+        TrainingFiles.sample,
     )
     sys.exit(main())

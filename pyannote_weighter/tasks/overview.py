@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -139,28 +139,6 @@ def _offset(files: Sequence[Sequence[Window]]) -> float:
         embeddings.append(window.unprojected[kept])
         number += [index] * int(kept.sum())
     return backbone_offset(torch.cat(embeddings).numpy(), np.array(number))
-
-
-def pieces(lengths: Iterable[int], most: int) -> list[tuple[int, int, int]]:
-    """Pieces of files in an epoch: about as many as it takes to see all of each file once.
-
-    Parameters
-    ----------
-    lengths : list of int
-        Frames of each file.
-    most : int
-        Frames of the longest piece.
-
-    Returns
-    -------
-    pieces : list of (file, number, how many of the file)
-    """
-    return [
-        (file, number, many)
-        for file, length in enumerate(lengths)
-        for many in [max(1, round(length / most))]
-        for number in range(many)
-    ]
 
 
 def speech_of_likes(

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
@@ -23,34 +22,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.prototypes import Prototypes
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.activity import activity_loss
-from pyannote_weighter.tasks.batching import plan_epoch
+from pyannote_weighter.tasks.crops import TrainingFiles
 from pyannote_weighter.tasks.extraction import extract, extractor_id
 from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import encoder_schedule, optimize
 from pyannote_weighter.tasks.overview import (
-    Overview,
     Window,
     cut_ticks,
-    frames_per_tick,
-    heard_in,
     overviews,
-    pieces,
-    speech_of_likes,
     summarize_window,
 )
 from pyannote_weighter.tasks.prepared import load, store
 from pyannote_weighter.tasks.samples import (
     collate,
-    crop_reference,
     reference_entry,
-    splice,
 )
 from pyannote_weighter.tasks.start import Start, find_start
-from pyannote_weighter.tasks.supervision import SUPERVISION, knows, training_files, unnamed
+from pyannote_weighter.tasks.supervision import SUPERVISION, training_files, unnamed
 from pyannote_weighter.tasks.validation import Validation
 
 
@@ -244,11 +235,13 @@ class SpeakerLikes(Validation, Task):
         self.prepared_data = load(self.cache, self.protocol.name)
         self.speaker_index = {s: k for k, s in enumerate(self.prepared_data["speakers"])}
         self.frame_cache = FrameCache(self.frames, self.prepared_data["extractor"])
-        training = self.prepared_data["train"]
-        for number, entry in enumerate(training):
-            entry["file"] = [number]
-        self.num_frames = [len(self.frame_cache.get(entry["frames"])[0]) for entry in training]
-        self.pieces = pieces(self.num_frames, self._num_frames(self.duration))
+        self.files = TrainingFiles(
+            self.prepared_data["train"],
+            self.speaker_index,
+            self.frame_cache,
+            self.model.frames,
+            self.duration,
+        )
 
     def setup_loss_func(self) -> None:
         """Add the classifier of the training speakers, if likes name any, to the model."""
@@ -262,7 +255,7 @@ class SpeakerLikes(Validation, Task):
         first = self._find_start()
         with torch.no_grad():
             self.model.loss_func.W.copy_(first.prototypes.vectors.T)
-        likes = [self._speakers(entry) for entry in self.prepared_data["train"]]
+        likes = [self.files.likes(entry) for entry in self.prepared_data["train"]]
         found = iter(first.prototypes.confirmed)
         confirmed = [None if known is None else next(found) for known in likes]
         epochs = self.trainer.max_epochs or 1
@@ -278,7 +271,7 @@ class SpeakerLikes(Validation, Task):
         hidden = {"transient": True, "disable": rank_zero_only.rank != 0}
         looked = [self._look_at(e) for e in track(entries, description="first look", **hidden)]
         found = list(overviews(looked))
-        likes = [self._speakers(entry) for entry in entries]
+        likes = [self.files.likes(entry) for entry in entries]
         self.model.train(was_training)
         slots = [f.embeddings for f in found], [f.share for f in found]
         most = [unnamed(entry) for entry in entries]
@@ -287,120 +280,39 @@ class SpeakerLikes(Validation, Task):
         for entry, speakers in zip(entries, start.missing, strict=True):
             entry["missing"] = [names[k] for k in speakers]
         self.missing = {e["uri"]: e["missing"] for e in entries if e["missing"]}
-        self._place_likes(entries, found, start.prototypes)
+        if not self.objective.keeps_labels:  # else each crop has all likes of its file
+            self.files.place_likes(entries, found, start.prototypes)
         return start
 
     def _look_at(self, entry: dict) -> list[Window]:
         """Weigh all of a file, in windows that are not longer than crops."""
-        step, longest = self.model.frames.step, self._num_frames(self.duration)
-        tick, windows = frames_per_tick(step, longest), []
-        num_frames = len(self.frame_cache.get(entry["frames"])[0])
-        for first, stop in cut_ticks(num_frames, longest, tick):
-            batch = self.collate_fn([self._load(entry, first, stop - first)])
-            windows.append(summarize_window(self._weigh(batch), step, tick))
+        files, windows = self.files, []
+        for first, stop in cut_ticks(files.num_frames(entry), files.longest, files.tick):
+            batch = self.collate_fn([files.read(entry, first, stop - first)])
+            windows.append(summarize_window(self._weigh(batch), files.frames.step, files.tick))
         return windows
-
-    def _place_likes(
-        self, entries: list[dict], found: list[Overview], prototypes: Prototypes
-    ) -> None:
-        """Find out when those who are liked speak in files that are longer than crops.
-
-        Losses that keep labels of each file have all of its likes in each crop.
-        """
-        if self.objective.keeps_labels:
-            return
-        longest = self._num_frames(self.duration)
-        each = zip(entries, found, prototypes.slots, prototypes.confirmed, strict=True)
-        for entry, seen, slots, confirmed in each:
-            if len(self.frame_cache.get(entry["frames"])[0]) > longest:
-                until = speech_of_likes(seen, self._speakers(entry), slots, prototypes)
-                entry["heard"] = until, confirmed
 
     def training_samples(self, most: int) -> Iterator[dict]:
         """First ten minutes of training files, of so many that lie evenly in their list."""
         entries = self.prepared_data["train"]
         some = np.linspace(0, len(entries) - 1, min(len(entries), most)).round().astype(int)
         for index in some:
-            yield self._load(entries[index], 0, self._num_frames(600.0))
-
-    def _num_frames(self, seconds: float) -> int:
-        return max(1, round(seconds / self.model.frames.step))
-
-    def _load(self, entry: dict, start: int, num_frames: int) -> dict:
-        frames, count = self.frame_cache.get(entry["frames"])
-        stop = start + num_frames
-        return {
-            "frames": torch.from_numpy(np.array(frames[start:stop])),
-            "count": None if count is None else torch.from_numpy(np.array(count[start:stop])),
-            "likes": self._speakers(entry),
-        }
-
-    def _speakers(self, entry: dict) -> Tensor | None:
-        if entry["likes"] is None:
-            return None
-        names = [*entry["likes"], *entry.get("missing", ())]
-        return torch.tensor([self.speaker_index[name] for name in names]).long()
-
-    def _random_crop(
-        self, entry: dict, rng, number: int = 0, many: int = 1, sure: bool = False
-    ) -> dict:
-        """Crop somewhere in the file, or in one of many parts of it, see `pieces`.
-
-        Likes of a long file are those of who speaks in the crop and, unless only those are wanted
-        that are sure, those that are not confirmed, which may be anywhere.
-        """
-        available = len(self.frame_cache.get(entry["frames"])[0])
-        wanted = self._num_frames(self.duration)
-        latest = max(0, available - wanted)
-        start = rng.randint(number * latest // many, (number + 1) * latest // many)
-        sample = self._load(entry, start, wanted)
-        sample |= {"num_speakers": entry["num_speakers"], "file": entry["file"]}
-        if "heard" in entry:
-            until, confirmed = entry["heard"]
-            step = self.model.frames.step
-            crop = step, frames_per_tick(step, wanted), start, len(sample["frames"])
-            heard = heard_in(until, *crop)
-            sample["likes"] = sample["likes"][heard & confirmed if sure else heard | ~confirmed]
-        return sample | crop_reference(entry, self.model.frames, start, len(sample["frames"]))
-
-    def _random_piece(self, index: int, rng, sure: bool = False) -> dict:
-        file, number, many = self.pieces[index]
-        return self._random_crop(self.prepared_data["train"][file], rng, number, many, sure)
+            yield self.files.read(entries[index], 0, self.files.frames_in(600.0))
 
     def train__iter__(self) -> Iterator[list[dict]]:
         """Batches of all pieces of files, a share `splice` of them with another one appended."""
-        entries, epoch = self.prepared_data["train"], self.model.current_epoch
-        longest = self._num_frames(self.duration)
-        # a whole of which half is known would count as unknown
-        kinds = [2 * likes + reference for likes, reference in map(knows, entries)]
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        steps = plan_epoch(
-            [min(self.num_frames[file], longest) for file, *_ in self.pieces],
-            self.splice,
-            self.batch_size,
-            self.trainer.world_size,
-            seed=(seed, epoch),
-            kinds=[kinds[file] for file, *_ in self.pieces],
-            files=[file for file, *_ in self.pieces],
-        )
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)), self.model.current_epoch
+        steps = self.files.plan(self.splice, self.batch_size, self.trainer.world_size, seed)
         worker = get_worker_info()
         if worker is not None:
             steps = steps[worker.id :: worker.num_workers]
         for step in steps:
-            batch = []
-            for first, second in step[self.model.global_rank].tolist():
-                rng = Random(f"{seed} {epoch} {first}")  # whichever process or worker it is
-                # who is confirmed in one part of a whole is believed to be in it
-                sure = second >= 0
-                sample = self._random_piece(first, rng, sure)
-                if sure:
-                    sample = splice(sample, self._random_piece(second, rng, sure))
-                batch.append(sample)
-            yield batch
+            pairs = step[self.model.global_rank].tolist()
+            yield [self.files.sample(first, second, seed) for first, second in pairs]
 
     def train__len__(self) -> int:
         """Number of batches of one process."""
-        share = math.ceil(len(self.pieces) / self.trainer.world_size)
+        share = math.ceil(len(self.files.pieces) / self.trainer.world_size)
         return math.ceil(share / self.batch_size)
 
     def train_dataloader(self) -> DataLoader:

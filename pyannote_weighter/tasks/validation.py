@@ -94,9 +94,8 @@ class Validation:
         entry = entries[index % len(entries)]
         if index >= len(entries):  # keeps a process busy while others have a file: not judged
             entry = entry | {"likes": None, "turns": None}
-        sample = self._load(
-            entry | {"likes": []}, start=0, num_frames=self._num_frames(max(600.0, self.duration))
-        )
+        longest = self.files.frames_in(max(600.0, self.duration))
+        sample = self.files.read(entry | {"likes": []}, 0, longest)
         reference = None
         if entry["turns"] is not None:
             reference = discretize(entry["turns"], self.model.frames, len(sample["frames"]))

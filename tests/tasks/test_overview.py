@@ -15,7 +15,6 @@ from pyannote_weighter.tasks.overview import (
     frames_per_tick,
     heard_in,
     overviews,
-    pieces,
     speech_of_likes,
     summarize_window,
 )
@@ -74,13 +73,6 @@ def test_nobody_in_any_window(vectors):
     found = overview([silent, silent])
     assert torch.isfinite(found.embeddings).all() and found.share.sum() == 0
     assert found.until[-1].sum() == 0
-
-
-@pytest.mark.parametrize(
-    ("length", "many"), [(1, 1), (100, 1), (149, 1), (160, 2), (300, 3), (1000, 10)]
-)
-def test_an_epoch_sees_all_of_a_file_about_once(length, many):
-    assert pieces([50, length], 100) == [(0, 0, 1)] + [(1, k, many) for k in range(many)]
 
 
 @pytest.mark.parametrize("most", [20, 25, 47, 100])

@@ -27,7 +27,7 @@ def trained(request, tones, tmp_path_factory) -> SpeakerLikes:
 
 def sample(task: SpeakerLikes, index: int, num_frames: int) -> dict:
     """A training sample, with counts that a segmentation could have made."""
-    sample = task._random_crop(task.prepared_data["train"][index], _First())
+    sample = task.files.crop(index, _First())
     sample["frames"] = sample["frames"][:num_frames]
     generator = torch.Generator().manual_seed(index)
     count = torch.randint(0, 3, (len(sample["frames"]),), generator=generator)

@@ -3,7 +3,6 @@
 import itertools
 import math
 import warnings
-from collections import Counter
 
 import pytest
 import torch
@@ -15,24 +14,8 @@ from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.prototypes import shared_prototypes
 from pyannote_weighter.tasks import SpeakerLikes, start
 from pyannote_weighter.tasks import speaker_likes as module
-from pyannote_weighter.tasks.speaker_likes import splice
 from tests.models.test_weighter import small_weighter
 from tests.tasks.conftest import conversation, liked, reference
-
-
-class Recorder(Callback):
-    """Number of the files of every training batch."""
-
-    def __init__(self):
-        self.batches: list[list[int]] = []
-
-    def on_train_epoch_start(self, trainer, model):
-        """Start a list for this epoch."""
-        self.batches.append([])
-
-    def on_train_batch_start(self, trainer, model, batch, batch_idx):
-        """Count the files."""
-        self.batches[-1].append(len(batch["frames"]))
 
 
 def assert_same_outputs(first: Weighter, second: Weighter) -> None:
@@ -378,190 +361,6 @@ def test_more_likes_than_slots(tones, task, fit):
     assert torch.isfinite(trainer.callback_metrics["loss/likes"])
 
 
-# -- batches --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "batch_size, num_workers, expected",
-    [(2, 0, [2, 2, 1]), (16, 0, [5]), (5, 0, [5]), (2, 2, [2, 1, 2]), (4, 2, [4, 1])],
-)
-def test_every_file_once_in_every_epoch(
-    task, fit, monkeypatch, tmp_path, batch_size, num_workers, expected
-):
-    seen = tmp_path / "seen.txt"  # a file, as workers are processes of their own
-    load = SpeakerLikes._random_crop
-
-    def recorded(self, entry, rng, *part):
-        with seen.open("a") as stream:
-            stream.write(f"{self.model.current_epoch} {entry['uri']}\n")
-        return load(self, entry, rng, *part)
-
-    monkeypatch.setattr(SpeakerLikes, "_random_crop", recorded)
-    recorder = Recorder()
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "error", message=".*(Length of IterableDataset|`DataLoader`.*zero).*"
-        )
-        fit(
-            task(batch_size=batch_size, num_workers=num_workers, splice=0.0),
-            callbacks=[recorder],
-        )
-    assert [sorted(batches) for batches in recorder.batches] == [sorted(expected)] * 2
-    times = Counter(seen.read_text().splitlines())
-    assert len(times) == 2 * 5 and set(times.values()) == {1}
-
-
-def test_order_changes_with_the_epoch(task, fit, monkeypatch):
-    order = []
-    load = SpeakerLikes._random_crop
-    monkeypatch.setattr(
-        SpeakerLikes,
-        "_random_crop",
-        lambda self, entry, rng, *part: (
-            order.append(entry["uri"]),
-            load(self, entry, rng, *part),
-        )[1],
-    )
-    fit(task(splice=0.0), max_epochs=3)
-    epochs = order[:5], order[5:10], order[10:]
-    assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert all(len(set(epoch)) == 5 for epoch in epochs)
-
-
-def test_long_files_are_cropped(tones, task, fit):
-    lengths = []
-
-    class Lengths(Callback):
-        def on_train_batch_start(self, trainer, model, batch, batch_idx):
-            lengths.extend(batch["mask"].sum(dim=1).tolist())
-
-    trained = task(duration=0.5, splice=0.0)
-    fit(trained, max_epochs=1, callbacks=[Lengths()])
-    assert set(lengths) == {round(0.5 / trained.model.frames.step)}
-    # as many as there are in the files: of 2, 1.6, 2, 2 and 2 s
-    assert len(lengths) == trained.train__len__() * 2 - 1 == 19
-
-
-class Places:
-    """Random numbers that are the middle of what is asked for, which is noted."""
-
-    def __init__(self):
-        self.asked = []
-
-    def randint(self, low, high):
-        self.asked.append((low, high))
-        return (low + high) // 2
-
-
-def test_parts_of_long_files_have_the_likes_of_who_speaks_there(task, fit, monkeypatch):
-    """Of files that are longer than a crop; who is not confirmed may be anywhere."""
-    train = [liked(uri, "ann bob cy", seconds=6.0) for uri in ("one", "two", "three")]
-    train += [liked("four", "ann", seconds=1.0), liked("five", "bob dee", seconds=1.0)]
-    trained = task(train, duration=2.0, splice=0.0, complete=False)
-    told = {}
-
-    def speech(overview, likes, slots, prototypes):
-        told[tuple(likes.tolist())] = len(overview.until)
-        until = torch.zeros(len(overview.until), len(likes))
-        for k in range(len(likes)):  # each speaks for two seconds
-            until[2 * k + 1 :, k] += 1.0
-            until[2 * k + 2 :, k] += 1.0
-        return until
-
-    monkeypatch.setattr(module, "speech_of_likes", speech)
-    find = module.find_start
-    confirmed = torch.tensor([True, True, False])
-
-    def half_confirmed(*known):
-        start = find(*known)
-        sure = [confirmed[: len(c)] for c in start.prototypes.confirmed]
-        return start._replace(prototypes=start.prototypes._replace(confirmed=sure))
-
-    monkeypatch.setattr(module, "find_start", half_confirmed)
-    fit(trained, max_epochs=1)
-    assert told == {(0, 1, 2): 7}
-    entries = trained.prepared_data["train"]
-    assert [("heard" in entry) for entry in entries] == [True] * 3 + [False] * 2
-    assert trained.pieces == [(f, k, 3) for f in range(3) for k in range(3)] + [
-        (3, 0, 1), (4, 0, 1)
-    ]  # fmt: skip
-    names, places = trained.prepared_data["speakers"], Places()
-    crops = [trained._random_piece(index, places, sure=True) for index in range(3)]
-    told = [[names[k] for k in crop["likes"]] for crop in crops]
-    step, length = trained.model.frames.step, len(crops[0]["frames"])
-    starts = [(low + high) // 2 for low, high in places.asked]
-    ticks = [(int(first * step), math.ceil((first + length) * step)) for first in starts]
-    turns = {"ann": (0, 2), "bob": (2, 4)}
-    assert told == [
-        [name for name, turn in turns.items() if min(last, turn[1]) > max(first, turn[0])]
-        for first, last in ticks
-    ]
-    assert told[0] == ["ann", "bob"] and told[2] == ["bob"]
-    unsure = trained._random_piece(2, Places())
-    assert [names[k] for k in unsure["likes"]] == ["bob", "cy"]
-    latest = trained.num_frames[0] - length
-    assert places.asked == [(k * latest // 3, (k + 1) * latest // 3) for k in range(3)]
-    whole = trained._random_piece(9, places)
-    assert len(whole["likes"]) == 1 and places.asked[-1] == (0, 0)
-
-
-def test_losses_that_keep_labels_of_files_keep_their_likes(task, fit):
-    train = [liked(uri, "ann bob cy", seconds=6.0) for uri in ("one", "two", "three")]
-    trained = task(train, duration=2.0, loss="role")
-    fit(trained, max_epochs=1)
-    assert not any("heard" in entry for entry in trained.prepared_data["train"])
-
-
-@pytest.mark.parametrize("most, expected", [(1, [0]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])])
-def test_samples_lie_evenly_in_the_list(task, fit, monkeypatch, most, expected):
-    trained, seconds = task(), []
-    fit(trained, max_epochs=1)
-    count = trained._num_frames
-    monkeypatch.setattr(trained, "_num_frames", lambda s: seconds.append(s) or count(s) // 1000)
-    samples = list(trained.training_samples(most))
-    assert [len(sample["frames"]) for sample in samples] == [count(600.0) // 1000] * len(expected)
-    assert seconds == [600.0] * len(expected)
-    every = trained.prepared_data["train"]
-    for sample, index in zip(samples, expected, strict=True):
-        frames = trained.frame_cache.get(every[index]["frames"])[0]
-        assert torch.equal(sample["frames"], torch.from_numpy(frames[: len(sample["frames"])]))
-
-
-def test_splice_joins_files_and_their_likes():
-    first = {"frames": torch.ones(3, 2), "count": None, "likes": torch.tensor([2, 0])}
-    second = {
-        "frames": torch.zeros(2, 2),
-        "count": torch.ones(2, dtype=torch.uint8),
-        "likes": torch.tensor([0, 1]),
-    }
-    spliced = splice(first, second)
-    assert spliced["frames"][:, 0].tolist() == [1, 1, 1, 0, 0]
-    assert spliced["likes"].tolist() == [0, 1, 2]
-    assert spliced["count"] is None  # where one is not known, none is
-    assert len(splice(second, second)["count"]) == 4
-    none = {"frames": torch.ones(1, 2), "count": None, "likes": torch.zeros(0).long()}
-    assert splice(none, none)["likes"].tolist() == []
-
-
-def test_collate_pads_frames_and_counts(task):
-    samples = [
-        {
-            "frames": torch.ones(n, 2).half(),
-            "count": torch.ones(n, dtype=torch.uint8),
-            "likes": torch.arange(n),
-        }
-        for n in (3, 1)
-    ]
-    batch = task().collate_fn(samples)
-    assert batch["mask"].tolist() == [[True] * 3, [True, False, False]]
-    assert batch["frames"][1, :, 0].tolist() == batch["count"][1].tolist() == [1, 0, 0]
-    assert "names" not in batch
-    samples = [sample | {"count": None, "names": None, "reference": None} for sample in samples]
-    batch = task().collate_fn(samples, stage="val")
-    assert batch["count"] is None
-    assert batch["names"] == batch["reference"] == [None, None]
-
-
 # -- frames on disk -------------------------------------------------------------------------------
 
 
@@ -590,9 +389,11 @@ def test_a_folder_of_frames_for_two_corpora_with_the_same_uris(tones, task, fit)
     others = [liked(uri, "ann bob", seconds=seconds) for uri, seconds in lengths.items()]
     both = task(others, development=[tones[0]])  # a name of a training file, and other audio
     fit(both, max_epochs=1)
-    assert both.num_frames == [both.model.num_frames(file["waveform"].shape[1]) for file in others]
+    assert both.files.lengths == [
+        both.model.num_frames(file["waveform"].shape[1]) for file in others
+    ]
     sample = both.val__getitem__(0)
     assert len(sample["frames"]) == both.model.num_frames(tones[0]["waveform"].shape[1])
     again = task()
     fit(again, max_epochs=1)
-    assert again.num_frames == [again.model.num_frames(f["waveform"].shape[1]) for f in tones]
+    assert again.files.lengths == [again.model.num_frames(f["waveform"].shape[1]) for f in tones]
