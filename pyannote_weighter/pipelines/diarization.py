@@ -449,15 +449,25 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             slots.evidence = local_evidence(local, slots.weightings, frames)
         if not self._weighter.encoder.restarts:
             return slots
-        speaker_of = self._assign(slots, min_speakers, np.inf, **self.sure())
         bounds = self._windows(len(speech))
+        sure = self.sure(slots.seconds.sum() / len(bounds))
+        speaker_of = self._assign(slots, min_speakers, np.inf, **sure)
         groups = slots.join(speaker_of)
         return settle_groups(self._weighter, bounds, groups, windows, speech, local, self.presence)
 
-    def sure(self) -> dict[str, float]:
-        """Hyper-parameters of the weighter that `settle` works with."""
+    def sure(self, seconds: float = 0.0) -> dict[str, float]:
+        """Hyper-parameters of the weighter that `settle` works with.
+
+        Parameters
+        ----------
+        seconds : float, optional
+            Speech in a window of the Weighter. The longer it is, the more slots share a speaker,
+            and the less confidence each of them has.
+        """
+        share = min(1.0, self.presence.typical / max(seconds, 1e-6))
         return {
             **dict(self.weighter),
+            "threshold": share * self.weighter.threshold,
             "merge": max(SURE, self.weighter.merge),
             "min_duration": min(SHORTEST, self.weighter.min_duration),
         }

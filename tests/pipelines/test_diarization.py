@@ -583,6 +583,20 @@ def test_window_without_a_speaker_of_its_own(pipeline):
     np.testing.assert_allclose(merged[[0, 150]], [[0.6, 0.4], [0.0, 0.9]], atol=1e-6)
 
 
+def test_slots_of_long_windows_may_be_vague(pipeline, sample, monkeypatch):
+    """Where they are merged at first: confidence counts for less, the more speech there is."""
+    weighter = PARAMETERS["weighter"]
+    assert pipeline.sure() == pipeline.sure(75.0)
+    assert pipeline.sure(75.0)["threshold"] == weighter["threshold"]
+    assert pipeline.sure(750.0)["threshold"] == pytest.approx(0.1 * weighter["threshold"])
+    asked = []
+    monkeypatch.setattr(pipeline, "sure", lambda seconds: asked.append(seconds) or weighter)
+    monkeypatch.setattr(pipeline, "window", 10.0)
+    output = pipeline(sample)
+    heard = output.speaker_diarization.get_timeline().support().duration()
+    assert asked == [pytest.approx(heard / 3, rel=0.02)]  # three windows of ten seconds
+
+
 def test_improving_loses_no_speaker(pipeline, monkeypatch):
     """Weightings of a second pass are taken only if every speaker is still heard in them."""
     frames = torch.randn(200, pipeline._weighter.backbone.frame_dimension)
