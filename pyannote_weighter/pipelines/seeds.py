@@ -14,7 +14,10 @@ from pyannote_weighter.weighting import Summary
 
 NUM_LOCAL = NUM_STRETCHES = 12
 NUM_SEEDS = NUM_LOCAL + NUM_STRETCHES
-"""Slots of a window of the Weighter."""
+"""Slots of a window of the Weighter, unless many people speak in it."""
+
+MOST_LOCAL = 48
+DISTANT = 0.75  # distance, as `far_apart` weighs it, from which a local speaker is one more
 
 LEAST = 0.6  # seconds of solo speech of a local speaker
 ENOUGH = 4.0  # seconds from which more solo speech makes an embedding no better
@@ -24,7 +27,11 @@ ALIKE = 0.98  # cosine above which a seed is none that others are not
 
 
 def far_apart(
-    embeddings: np.ndarray, weights: np.ndarray, number: int, known: np.ndarray | None = None
+    embeddings: np.ndarray,
+    weights: np.ndarray,
+    number: int,
+    known: np.ndarray | None = None,
+    most: int = 0,
 ) -> list[int]:
     """Choose vectors that are far from each other: greedy, the farthest first.
 
@@ -37,6 +44,8 @@ def far_apart(
         How many at most.
     known : (K, D) array of length one, optional
         Vectors to be far from.
+    most : int, optional
+        How many at most where distances, so weighted, are at least `DISTANT`.
 
     Returns
     -------
@@ -46,10 +55,12 @@ def far_apart(
     closest = np.full(len(embeddings), -1.0)
     if known is not None and len(known) and len(embeddings):
         closest = (embeddings @ known.T).max(axis=1)
-    while len(chosen) < min(number, len(embeddings)):
+    while len(chosen) < min(max(number, most), len(embeddings)):
         # rounded, so that what is alike but for rounding does not depend on batches
-        best = int(np.round((1 - closest) * weights * 2**12).argmax())
-        if closest[best] > ALIKE:
+        distances = np.round((1 - closest) * weights * 2**12)
+        best = int(distances.argmax())
+        enough = len(chosen) >= number and distances[best] < DISTANT * 2**12
+        if closest[best] > ALIKE or enough:
             break
         chosen.append(best)
         closest = np.maximum(closest, embeddings @ embeddings[best])
@@ -139,7 +150,8 @@ class Seeds:
         Returns
         -------
         start : (1, S, K) tensor
-            Values in [0, 1], zero where nobody starts. K is at most `NUM_SEEDS`, at least 1.
+            Values in [0, 1], zero where nobody starts. K is at least 1, at most `NUM_SEEDS` or,
+            where so many voices are far apart, `MOST_LOCAL` and `NUM_STRETCHES`.
         """
         num_steps = windows.shape[1]
         alone = single[0].cpu().numpy()
@@ -152,7 +164,7 @@ class Seeds:
         if len(which):
             w, m = which.T
             weights = np.sqrt(np.minimum(seconds[w, m], ENOUGH))
-            chosen = far_apart(voices[w, m], weights, NUM_LOCAL)
+            chosen = far_apart(voices[w, m], weights, NUM_LOCAL, most=MOST_LOCAL)
             known = voices[w[chosen], m[chosen]]
             rows += [(first[w[c]], solo[w[c], :, m[c]]) for c in chosen]
 

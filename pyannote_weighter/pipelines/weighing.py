@@ -75,12 +75,8 @@ def weigh_file(
     if local is not None and weighter.encoder.restarts:
         N = NUM_SEEDS
     grid = weighter.frames
-    # there may be fewer slots: the others are empty
-    weightings = np.zeros((len(frames), N), dtype=np.float32)
-    embeddings = np.zeros((len(bounds), N, D), dtype=np.float32)
-    confidence = np.zeros((len(bounds), N), dtype=np.float32)
-    parts = []
-    for index, (start, stop) in enumerate(bounds):
+    found = []
+    for start, stop in bounds:
         weighed, window = weigh_frames(
             weighter,
             frames[start:stop],
@@ -88,11 +84,20 @@ def weigh_file(
             local=local,
             grid=SlidingWindow(grid.duration, grid.step, grid[start].start),
         )
-        parts.append(weightings[start:stop])
-        n = weighed.weightings.shape[1]
-        parts[-1][:, :n], embeddings[index, :n], confidence[index, :n] = weighed
+        found.append(weighed)
         if windows is not None:
             windows.append(window)
+    # some windows have fewer slots: the others are empty
+    N = max(N, *(len(weighed.confidence) for weighed in found))
+    weightings = np.zeros((len(frames), N), dtype=np.float32)
+    embeddings = np.zeros((len(bounds), N, D), dtype=np.float32)
+    confidence = np.zeros((len(bounds), N), dtype=np.float32)
+    parts = []
+    for index, (start, stop) in enumerate(bounds):
+        parts.append(weightings[start:stop])
+        n = len(found[index].confidence)
+        parts[-1][:, :n], embeddings[index, :n], confidence[index, :n] = found[index]
+        found[index] = None  # is not held twice
     return Slots(
         weightings=parts,
         embeddings=embeddings.reshape(-1, D),

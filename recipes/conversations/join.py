@@ -1,4 +1,4 @@
-"""Join conversations of the train subset into longer ones, whose likes are those of all."""
+"""Join conversations of a subset into longer ones, whose likes are those of all."""
 
 import argparse
 import os
@@ -15,6 +15,7 @@ from pyannote_weighter.output import atomic
 from pyannote_weighter.protocols import protocol_files
 
 DATABASE, TASK, NAME = "Simulated.SpeakerDiarization.Conversations".split(".")
+SUBSETS = ("train", "development", "test")
 
 
 def join(files: list, uri: str, path: Path) -> tuple[Annotation, tuple[str, ...], float]:
@@ -35,16 +36,18 @@ def join(files: list, uri: str, path: Path) -> tuple[Annotation, tuple[str, ...]
 
 
 def main() -> None:
-    """Read the command line, join, write a database.yml with the other subsets as they are."""
+    """Read the command line, join, write a database.yml with other subsets as they are."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("registry", type=Path, help="database.yml that make.py wrote")
     parser.add_argument("--by", type=int, default=4, help="conversations in each")
     parser.add_argument("--files", type=int, help="of the first so many; default: all")
+    parser.add_argument("--subset", choices=SUBSETS, default="train")
     parser.add_argument("--into", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
-    files = list(protocol_files(f"{DATABASE}.{TASK}.{NAME}", arguments.registry, "train"))
+    subset = arguments.subset
+    files = list(protocol_files(f"{DATABASE}.{TASK}.{NAME}", arguments.registry, subset))
     files = files[: arguments.files]
-    folder = arguments.into / "train"
+    folder = arguments.into / subset
     folder.mkdir(parents=True, exist_ok=True)
     likes, rttm, uem = {}, "", ""
     for first in track(range(0, len(files), arguments.by), description="joining"):
@@ -53,30 +56,31 @@ def main() -> None:
         annotation, likes[uri], seconds = join(some, uri, folder / f"{uri}.flac")
         rttm += annotation.to_rttm()
         uem += f"{uri} 1 0.000 {seconds:.3f}\n"
-    write_likes(arguments.into / "train.likes", likes)
+    write_likes(arguments.into / f"{subset}.likes", likes)
     lists = {"rttm": rttm, "uem": uem, "lst": "".join(f"{uri}\n" for uri in likes)}
     for ending, text in lists.items():
-        (arguments.into / f"train.{ending}").write_text(text, encoding="utf-8")
+        (arguments.into / f"{subset}.{ending}").write_text(text, encoding="utf-8")
 
     known = yaml.safe_load(arguments.registry.read_text(encoding="utf-8"))
     back = os.path.relpath(arguments.registry.parent, arguments.into)
     sources = known["Databases"][DATABASE]
     protocol = known["Protocols"][DATABASE][TASK][NAME]
-    subsets = {
-        subset: {key: os.path.join(back, path) for key, path in entries.items()}
-        for subset, entries in protocol.items()
-        if subset in ("development", "test")
+    others = {
+        name: {key: os.path.join(back, path) for key, path in entries.items()}
+        for name, entries in protocol.items()
+        if name in SUBSETS[1:] and name != subset
     }
-    train = {
-        key: f"train.{ending}"
+    joined = {
+        key: f"{subset}.{ending}"
         for key, ending in (
             ("uri", "lst"), ("likes", "likes"), ("annotation", "rttm"), ("annotated", "uem"),
         )
     }  # fmt: skip
-    joined = {"scope": "global", "train": train, **subsets}
     definition = {
-        "Databases": {DATABASE: ["train/{uri}.flac", *(os.path.join(back, s) for s in sources)]},
-        "Protocols": {DATABASE: {TASK: {NAME: joined}}},
+        "Databases": {
+            DATABASE: [f"{subset}/{{uri}}.flac", *(os.path.join(back, s) for s in sources)]
+        },
+        "Protocols": {DATABASE: {TASK: {NAME: {"scope": "global", subset: joined, **others}}}},
     }
     path = arguments.into / "database.yml"
     path.write_text(yaml.safe_dump(definition, sort_keys=False), encoding="utf-8")

@@ -43,6 +43,16 @@ def test_far_apart_against_a_loop():
     assert len(far_apart(np.repeat(vectors[:1], 9, axis=0), weights[:9], 5)) == 1
 
 
+@pytest.mark.parametrize(("length", "expected"), [(1.0, 20), (0.74, 5), (0.76, 20)])
+def test_more_are_chosen_while_they_are_far_apart(length, expected):
+    vectors = np.eye(20)  # each is 1 from all others
+    assert len(far_apart(vectors, np.full(20, length), 5, most=48)) == expected
+    assert len(far_apart(vectors, np.full(20, length), 5, most=9)) == min(9, expected)
+    assert len(far_apart(vectors, np.full(20, length), 5)) == 5
+    near = np.concatenate([vectors[:8], 0.6 * vectors[:8] + 0.8 * vectors[8:16]])
+    assert far_apart(near, np.ones(16), 3, most=48) == list(range(8))  # 0.4 from the others
+
+
 def test_solo_steps_against_a_loop():
     rng = np.random.default_rng(1)
     active = rng.integers(0, 2, (4, 100, 3))
@@ -107,6 +117,29 @@ def test_seeds_of_any_length(weighter, num_steps, kind):
     assert start.shape[:2] == (1, num_steps) and 1 <= start.shape[2] <= NUM_SEEDS
     assert start.min() >= 0 and start.max() <= 1
     assert start.sum(dim=1).min() > 0  # nobody starts nowhere
+
+
+@torch.inference_mode()
+def test_more_seeds_where_many_people_speak(weighter):
+    """One for each voice, also of the last of thirty."""
+    step = weighter.encoder.step
+    people, turn = 30, 40  # steps of 0.1 s
+    torch.manual_seed(0)
+    voices = 3 * torch.randn(people, weighter.backbone.frame_dimension)
+    frames = voices.repeat_interleave(turn * step, dim=0)[None]
+    frames = frames + 0.1 * torch.randn_like(frames)
+    num_steps = people * turn
+    active = np.zeros((people // 2 - 1, 100, 3), dtype=int)  # ten seconds, every eight
+    at = 80 * np.arange(len(active))[:, None] + np.arange(100)
+    for speaker in range(3):
+        active[:, :, speaker] = at // turn - 2 * np.arange(len(active))[:, None] == speaker
+    summary, grid = summarize(frames, step), SlidingWindow(0.1, 0.1)
+    windows = torch.randn(1, num_steps, weighter.backbone.dimension)
+    seeds = Seeds(weighter, summary, local_of(active, step=8.0), grid)
+    start = seeds(windows, torch.ones(1, num_steps))[0]
+    assert start.shape[1] > NUM_SEEDS
+    held = start.unflatten(0, (people, turn)).sum(dim=1)  # (people, K)
+    assert len(set((held / held.sum(dim=0)).argmax(dim=0).tolist())) == people
 
 
 @pytest.mark.parametrize("first", [[0, 3, 6, 9], [-4, -1, 2], [5, 9, 13, 17], [1, 2, 5], [7]])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyannote_weighter.pipelines import weighing
 from pyannote_weighter.pipelines.seeds import NUM_SEEDS
 from pyannote_weighter.pipelines.weighing import (
     cut_windows,
@@ -12,7 +13,7 @@ from pyannote_weighter.pipelines.weighing import (
     settle_groups,
     weigh_file,
 )
-from pyannote_weighter.pipelines.windows import Windows, embed_groups, solo_weights
+from pyannote_weighter.pipelines.windows import Weighed, Windows, embed_groups, solo_weights
 from pyannote_weighter.presence import Presence
 from tests.pipelines.test_seeds import local_of
 from tests.pipelines.test_windows import frames_and_count, small_weighter
@@ -52,6 +53,29 @@ def test_slots_start_at_seeds(file):
         total = each.joined().sum(axis=1)
         assert total[speech == 0].max() < 1.01 and total.max() < 1.01
         assert each.seconds.sum() == pytest.approx(total.sum() * weighter.frames.step, rel=1e-4)
+
+
+def test_windows_have_as_many_slots_as_they_need(file, monkeypatch):
+    weighter, bounds, frames, speech, _, local, _ = file
+    rng, numbers, D = np.random.default_rng(0), [NUM_SEEDS + 9, 2], weighter.dimension[1]
+    weighed = [
+        Weighed(rng.random((stop - start, n), np.float32), rng.random((n, D)), rng.random(n))
+        for (start, stop), n in zip(bounds, numbers, strict=True)
+    ]
+    left = iter(weighed)
+    monkeypatch.setattr(weighing, "weigh_frames", lambda *args, **options: (next(left), None))
+    slots = weigh_file(weighter, bounds, frames, speech, local=local)
+    assert slots.joined().shape == (len(frames), max(numbers))
+    each = slots.embeddings.reshape(2, -1, D), slots.confidence.reshape(2, -1)
+    for part, embeddings, confidence, expected in zip(
+        slots.weightings, *each, weighed, strict=True
+    ):
+        for found, values in ((part.T, expected[0].T), (embeddings, expected[1])):
+            np.testing.assert_array_equal(found[: len(values)], values.astype(np.float32))
+            assert not found[len(values) :].any()
+        np.testing.assert_allclose(confidence[: len(expected[2])], expected[2], rtol=1e-6)
+    seconds = weighed[1].weightings.sum(axis=0) * weighter.frames.step
+    np.testing.assert_allclose(slots.seconds.reshape(2, -1)[1, :2], seconds, rtol=1e-5)
 
 
 def test_groups_become_slots(file):
