@@ -94,6 +94,9 @@ class Presence:
     typical : float
         Speech of all in a recording, in seconds, up to which seconds count as they are. In longer
         ones accidents add up: seconds of a group then count in proportion.
+    each : float
+        The same of each of the speakers, for recordings in which many take part: who says little
+        in a long recording is no accident where everybody says little.
     offset : float
         Taken from cosines, as by `pyannote_weighter.likeness.Likeness`.
     """
@@ -106,7 +109,14 @@ class Presence:
     least: float = 0.25
     longest: float = 4.0
     typical: float = 75.0
+    each: float = 15.0
     offset: float = 0.0
+
+    def share(self, seconds: np.ndarray) -> float:
+        """Share of the seconds of each that counts, from the (K,) seconds of all groups."""
+        total, power = seconds.sum(), np.square(seconds).sum()
+        people = total * total / max(power, 1e-6)  # if all of them spoke equally long
+        return min(1.0, max(self.typical, self.each * people) / max(total, 1e-6))
 
     def features(
         self,
@@ -155,7 +165,7 @@ class Presence:
         cosine = embeddings @ embeddings.T - 2 * np.eye(K)
         return np.stack(
             [
-                np.log(seconds * min(1.0, self.typical / max(seconds.sum(), 1e-6)) + 0.1),
+                np.log(self.share(seconds) * seconds + 0.1),
                 cosine.max(axis=1) - self.offset if K > 1 else np.zeros(1),
                 owned / np.maximum(held, 1e-6),
                 np.log(turn + 0.1),

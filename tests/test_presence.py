@@ -1,6 +1,7 @@
 """Whether a group of slots is a person."""
 
 import numpy as np
+import pytest
 from pyannote.core import SlidingWindow
 
 from pyannote_weighter.likeness import LocalSpeakers
@@ -99,3 +100,20 @@ def test_accidents_add_up_in_long_recordings():
     assert judged(300.0, 400.0, 50.0)[2] == 1.0  # so is a tenth of that
     assert judged(300.0, 400.0, 5.0)[2] < presence.least
     assert np.isfinite(judged(0.0, 0.0, 0.0)).all()
+
+
+def test_many_people_who_say_little_are_no_accidents():
+    presence = Presence(typical=75.0, each=15.0)
+    for people, seconds, expected in (
+        (2, 20.0, 1.0),  # less than 75 s
+        (4, 15.0, 1.0),
+        (2, 75.0, 0.5),  # two people: 75 of 150 s
+        (4, 100.0, 75.0 / 400.0),
+        (20, 15.0, 1.0),  # of so many, 300 s are no long recording
+        (20, 30.0, 0.5),
+    ):
+        assert presence.share(np.full(people, seconds)) == pytest.approx(expected)
+    # scraps beside them are nearly nobody
+    few = presence.share(np.array([200.0] * 4 + [5.0] * 10))
+    assert few == pytest.approx(75.0 / 850.0)
+    assert presence.share(np.zeros(3)) == 1.0
