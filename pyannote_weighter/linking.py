@@ -12,6 +12,8 @@ from pyannote_weighter.likeness import Evidence, Likeness, own_columns
 PARAMETERS = {"threshold": 0.3, "merge": 0.3, "min_duration": 0.5}
 """Parameters of `Slots.assign`, see recipes/linking."""
 
+BLOCK = 256  # slots that are compared with all others at a time
+
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
@@ -31,7 +33,7 @@ def link_slots(
 
     Slots of one window may merge too: the Weighter has more slots than there are speakers, and can
     leave two on the same one. Every group remembers the one that is most like it, so that time is
-    quadratic in the number of slots, not cubic; a window has few that are speakers.
+    quadratic in the number of slots, not cubic.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def link_slots(
     windows = windows.astype(np.float32)
 
     def similarity(group: int | slice) -> np.ndarray:
-        """Of one group, or of all, to all others."""
+        """Of one group, or of several, to all others."""
         rows = np.arange(num_slots)[group].reshape(-1, 1)
         cosine = _unit(sums[rows[:, 0]]) @ _unit(sums).T
         if likeness is not None:
@@ -81,7 +83,8 @@ def link_slots(
 
     group_of = np.arange(num_slots)  # a group is named by its first slot
     alive = np.ones(num_slots, dtype=bool)
-    similar = similarity(slice(None))  # (M, M)
+    blocks = range(0, num_slots, BLOCK)  # likeness takes several times the memory of its result
+    similar = np.concatenate([similarity(slice(b, b + BLOCK)) for b in blocks])  # (M, M)
     nearest = similar.argmax(axis=1)  # (M,)
     best = similar[np.arange(num_slots), nearest]
     num_groups = num_slots
@@ -292,13 +295,20 @@ class Slots:
         return speaker_of
 
     def joined(self) -> np.ndarray:
-        """(T, N) weightings of all windows; no copy where they are parts of one array already."""
-        first = self.weightings[0]
-        whole = first.base
+        """(T, N) weightings of all windows; no copy where they are parts of one array already.
+
+        N is the largest number of slots in a window.
+        """
         num_frames = sum(len(part) for part in self.weightings)
-        if whole is not None and whole.shape == (num_frames, first.shape[1]):
+        whole = self.weightings[0].base
+        if isinstance(whole, np.ndarray) and whole.ndim == 2 and len(whole) == num_frames:
             return whole
-        return np.concatenate(self.weightings)
+        whole = np.zeros((num_frames, max(part.shape[1] for part in self.weightings)), np.float32)
+        start = 0
+        for part in self.weightings:
+            whole[start : start + len(part), : part.shape[1]] = part
+            start += len(part)
+        return whole
 
     def heard(self) -> np.ndarray:
         """(M,) bool array: whether the slot is the most probable one of a window anywhere."""

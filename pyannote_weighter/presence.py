@@ -95,8 +95,9 @@ class Presence:
         Speech of all in a recording, in seconds, up to which seconds count as they are. In longer
         ones accidents add up: seconds of a group then count in proportion.
     each : float
-        The same of each of the speakers, for recordings in which many take part: who says little
-        in a long recording is no accident where everybody says little.
+        Seconds are taken as they are at least up to so many times the number of people, as far as
+        they speak equally long: who says little in a long recording is no accident where everybody
+        says little.
     offset : float
         Taken from cosines, as by `pyannote_weighter.likeness.Likeness`.
     """

@@ -82,7 +82,7 @@ def tune(
     ):
         weighter = dict(zip(grid, values, strict=True))
         pipeline.instantiate(parameters | {"weighter": weighter})
-        sure = tuple(pipeline.sure().values())
+        sure = tuple(pipeline.sure().values())  # what else it depends on is the same each time
         if sure not in settled:
             settled[sure] = [
                 pipeline.settle(*(s[key] for key in ("slots", "windows", "count", "local")))

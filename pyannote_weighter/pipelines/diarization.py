@@ -47,6 +47,8 @@ CACHE = "training_cache/weighter"
 
 SURE = 0.88  # probability from which slots are one person beyond doubt
 SHORTEST = 0.5  # seconds, of a speaker as long as it is not clear who is who
+VAGUE = 0.1  # confidence of slots that are merged at first, in windows with much speech
+MUCH = 75.0  # seconds
 
 
 class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
@@ -99,7 +101,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
     segmentation.threshold : float
         Onset, multilabel segmentations only.
     weighter.threshold : float
-        Slots with less confidence are no speakers.
+        Slots with less confidence are no speakers; less is asked for at first, where slots of
+        windows with much speech are merged.
     weighter.merge : float
         Slots that are one person with at least this probability are one speaker.
     weighter.min_duration : float
@@ -461,13 +464,15 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Parameters
         ----------
         seconds : float, optional
-            Speech in a window of the Weighter. The longer it is, the more slots share a speaker,
-            and the less confidence each of them has.
+            Speech in a window of the Weighter, on average. The more there is, the more slots share
+            a speaker, and the less confidence each of them has. Defaults to none, as in a short
+            recording.
         """
-        share = min(1.0, self.presence.typical / max(seconds, 1e-6))
+        threshold = self.weighter.threshold
+        vague = max(VAGUE, threshold * min(1.0, MUCH / max(seconds, 1e-6)))
         return {
             **dict(self.weighter),
-            "threshold": share * self.weighter.threshold,
+            "threshold": min(threshold, vague),
             "merge": max(SURE, self.weighter.merge),
             "min_duration": min(SHORTEST, self.weighter.min_duration),
         }

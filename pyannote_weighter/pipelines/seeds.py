@@ -117,10 +117,10 @@ def embed_parts(
 class Seeds:
     """Where the slots of a window of the Weighter start.
 
-    Half of them are local speakers of the segmentation that are far from each other: with
-    seconds of one voice behind it, an embedding tells people apart, where that of a short window
-    is far from all others as often because of noise. The other half are short stretches that are
-    far from all of these, for whom the segmentation took for somebody else.
+    Some are local speakers of the segmentation that are far from each other, more where there are
+    many: with seconds of one voice behind it, an embedding tells people apart, where that of a
+    short window is far from all others as often because of noise. Others are short stretches that
+    are far from all of these, for whom the segmentation took for somebody else.
 
     Parameters
     ----------

@@ -87,21 +87,22 @@ def weigh_file(
         found.append(weighed)
         if windows is not None:
             windows.append(window)
-    # some windows have fewer slots: the others are empty
-    N = max(N, *(len(weighed.confidence) for weighed in found))
-    weightings = np.zeros((len(frames), N), dtype=np.float32)
-    embeddings = np.zeros((len(bounds), N, D), dtype=np.float32)
-    confidence = np.zeros((len(bounds), N), dtype=np.float32)
+        del weighed, window
+    # some windows have fewer slots, and the others are empty; crowded ones have more
+    numbers = [max(N, len(weighed.confidence)) for weighed in found]
+    weightings = np.zeros((len(frames), max(numbers)), dtype=np.float32)
+    embeddings = [np.zeros((n, D), dtype=np.float32) for n in numbers]
+    confidence = [np.zeros(n, dtype=np.float32) for n in numbers]
     parts = []
     for index, (start, stop) in enumerate(bounds):
-        parts.append(weightings[start:stop])
+        parts.append(weightings[start:stop, : numbers[index]])
         n = len(found[index].confidence)
-        parts[-1][:, :n], embeddings[index, :n], confidence[index, :n] = found[index]
+        parts[-1][:, :n], embeddings[index][:n], confidence[index][:n] = found[index]
         found[index] = None  # is not held twice
     return Slots(
         weightings=parts,
-        embeddings=embeddings.reshape(-1, D),
-        confidence=confidence.reshape(-1),
+        embeddings=np.concatenate(embeddings),
+        confidence=np.concatenate(confidence),
         seconds=np.concatenate([part.sum(axis=0) for part in parts]) * grid.step,
     )
 

@@ -46,7 +46,7 @@ def cut_pieces(lengths: Sequence[int], most: int) -> list[tuple[int, int, int]]:
 
 
 class TrainingFiles:
-    """Training files, whose frames are on disk.
+    """Training files, and how files are read whose frames are on disk.
 
     Parameters
     ----------

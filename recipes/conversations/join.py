@@ -68,7 +68,7 @@ def main() -> None:
     others = {
         name: {key: os.path.join(back, path) for key, path in entries.items()}
         for name, entries in protocol.items()
-        if name in SUBSETS[1:] and name != subset
+        if name in SUBSETS and name != subset
     }
     joined = {
         key: f"{subset}.{ending}"

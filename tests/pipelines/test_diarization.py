@@ -585,16 +585,28 @@ def test_window_without_a_speaker_of_its_own(pipeline):
 
 def test_slots_of_long_windows_may_be_vague(pipeline, sample, monkeypatch):
     """Where they are merged at first: confidence counts for less, the more speech there is."""
-    weighter = PARAMETERS["weighter"]
+    pipeline.instantiate(PARAMETERS | {"weighter": PARAMETERS["weighter"] | {"threshold": 0.3}})
     assert pipeline.sure() == pipeline.sure(75.0)
-    assert pipeline.sure(75.0)["threshold"] == weighter["threshold"]
-    assert pipeline.sure(750.0)["threshold"] == pytest.approx(0.1 * weighter["threshold"])
-    asked = []
-    monkeypatch.setattr(pipeline, "sure", lambda seconds: asked.append(seconds) or weighter)
+    thresholds = [pipeline.sure(seconds)["threshold"] for seconds in (75.0, 150.0, 750.0)]
+    assert thresholds == pytest.approx([0.3, 0.15, 0.1])
+    heard, asked, assign = [], [], pipeline._assign
+    sure = dict(pipeline.sure(), threshold=0.02)
+    monkeypatch.setattr(pipeline, "sure", lambda seconds: heard.append(seconds) or sure)
+
+    def recorded(slots, least, most, **changes):
+        asked.append(changes.get("threshold"))
+        return assign(slots, least, most, **changes)
+
+    monkeypatch.setattr(pipeline, "_assign", recorded)
     monkeypatch.setattr(pipeline, "window", 10.0)
     output = pipeline(sample)
-    heard = output.speaker_diarization.get_timeline().support().duration()
-    assert asked == [pytest.approx(heard / 3, rel=0.02)]  # three windows of ten seconds
+    speech = output.speaker_diarization.get_timeline().support().duration()
+    assert heard == [pytest.approx(speech / 3, rel=0.02)]  # three windows of ten seconds
+    assert asked[:2] == [0.02, None]
+
+    pipeline.instantiate(PARAMETERS | {"weighter": PARAMETERS["weighter"] | {"threshold": 0.05}})
+    monkeypatch.undo()
+    assert pipeline.sure(750.0)["threshold"] == 0.05  # never more than that of the rest
 
 
 def test_improving_loses_no_speaker(pipeline, monkeypatch):

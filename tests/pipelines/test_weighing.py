@@ -1,5 +1,7 @@
 """Slots of a whole file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,17 +67,25 @@ def test_windows_have_as_many_slots_as_they_need(file, monkeypatch):
     left = iter(weighed)
     monkeypatch.setattr(weighing, "weigh_frames", lambda *args, **options: (next(left), None))
     slots = weigh_file(weighter, bounds, frames, speech, local=local)
-    assert slots.joined().shape == (len(frames), max(numbers))
-    each = slots.embeddings.reshape(2, -1, D), slots.confidence.reshape(2, -1)
-    for part, embeddings, confidence, expected in zip(
-        slots.weightings, *each, weighed, strict=True
-    ):
-        for found, values in ((part.T, expected[0].T), (embeddings, expected[1])):
-            np.testing.assert_array_equal(found[: len(values)], values.astype(np.float32))
+    whole = slots.joined()
+    assert whole.shape == (len(frames), max(numbers))
+    assert [part.shape[1] for part in slots.weightings] == [NUM_SEEDS + 9, NUM_SEEDS]
+    assert [len(columns) for columns in slots.columns] == [NUM_SEEDS + 9, NUM_SEEDS]
+    first = [0, NUM_SEEDS + 9, 2 * NUM_SEEDS + 9]
+    for window, (expected, bound) in enumerate(zip(weighed, bounds, strict=True)):
+        some = slice(first[window], first[window + 1])
+        step = weighter.frames.step
+        for found, values in (
+            (slots.weightings[window].T, expected.weightings.T),
+            (whole[slice(*bound)].T, expected.weightings.T),
+            (slots.embeddings[some], expected.embeddings),
+            (slots.confidence[some], expected.confidence),
+            (slots.seconds[some], expected.weightings.sum(axis=0) * step),
+        ):
+            np.testing.assert_allclose(found[: len(values)], values, rtol=1e-5)
             assert not found[len(values) :].any()
-        np.testing.assert_allclose(confidence[: len(expected[2])], expected[2], rtol=1e-6)
-    seconds = weighed[1].weightings.sum(axis=0) * weighter.frames.step
-    np.testing.assert_allclose(slots.seconds.reshape(2, -1)[1, :2], seconds, rtol=1e-5)
+    copied = replace(slots, weightings=[part.copy() for part in slots.weightings])
+    np.testing.assert_array_equal(copied.joined(), whole)
 
 
 def test_groups_become_slots(file):

@@ -68,3 +68,18 @@ def test_recipe_divides_speakers(tmp_path, monkeypatch):
             assert turn.end == pytest.approx(expected.end + offset, abs=2e-3)
     judged = list(protocol_files(name, tmp_path / "joined" / "database.yml", "test"))
     assert len(judged) == 3 and all(Path(file["audio"]).is_file() for file in judged)
+
+    monkeypatch.setattr(sys, "argv", ["join.py", *arguments[:-1], str(tmp_path / "more")])
+    sys.argv += ["--subset", "test"]
+    runpy.run_path(str(SCRIPT.with_name("join.py")), run_name="__main__")
+    more = tmp_path / "more" / "database.yml"
+    (whole,) = protocol_files(name, more, "test")
+    assert set(whole["annotation"].labels()) == {
+        w for f in judged for w in f["annotation"].labels()
+    }
+    for subset in ("train", "development"):  # the others are as they were
+        others = list(protocol_files(name, more, subset))
+        known = list(protocol_files(name, registry, subset))
+        assert [Path(f["audio"]).resolve() for f in others] == [
+            Path(f["audio"]).resolve() for f in known
+        ]

@@ -157,6 +157,17 @@ def test_parts_of_long_files_have_the_likes_of_who_speaks_there(task, fit, monke
     whole = trained.files.crop(9, places)
     assert len(whole["likes"]) == 1 and places.asked[-1] == (0, 0)
 
+    cropped, crop = [], trained.files.crop
+
+    def recorded(piece, rng, sure=False):
+        cropped.append((piece, sure))
+        return crop(piece, rng, sure)
+
+    monkeypatch.setattr(trained.files, "crop", recorded)
+    alone, spliced = trained.files.sample(2, -1, (0, 0)), trained.files.sample(2, 9, (0, 0))
+    assert cropped == [(2, False), (2, True), (9, True)]
+    assert len(spliced["frames"]) == len(alone["frames"]) + len(whole["frames"])
+
 
 def test_losses_that_keep_labels_of_files_keep_their_likes(task, fit):
     train = [liked(uri, "ann bob cy", seconds=6.0) for uri in ("one", "two", "three")]

@@ -203,36 +203,8 @@ def test_collate_keeps_what_validation_needs():
     assert [len(reference) for reference in batch["reference"]] == [3, 2]  # not padded
 
 
-def test_splice_joins_files_and_their_likes():
-    first = {"frames": torch.ones(3, 2), "count": None, "likes": torch.tensor([2, 0])}
-    second = {
-        "frames": torch.zeros(2, 2),
-        "count": torch.ones(2, dtype=torch.uint8),
-        "likes": torch.tensor([0, 1]),
-    }
-    spliced = splice(first, second)
-    assert spliced["frames"][:, 0].tolist() == [1, 1, 1, 0, 0]
-    assert spliced["likes"].tolist() == [0, 1, 2]
-    assert spliced["count"] is None  # where one is not known, none is
-    assert len(splice(second, second)["count"]) == 4
-    none = {"frames": torch.ones(1, 2), "count": None, "likes": torch.zeros(0).long()}
+def test_half_precision_and_nobody():
+    none = sample(1) | {"frames": torch.ones(1, 3).half(), "likes": torch.zeros(0).long()}
+    batch = collate([none, sample(3) | {"frames": torch.ones(3, 3).half()}])
+    assert batch["frames"].dtype == torch.float16 and batch["frames"].sum() == 12
     assert splice(none, none)["likes"].tolist() == []
-
-
-def test_collate_pads_frames_and_counts():
-    samples = [
-        {
-            "frames": torch.ones(n, 2).half(),
-            "count": torch.ones(n, dtype=torch.uint8),
-            "likes": torch.arange(n),
-        }
-        for n in (3, 1)
-    ]
-    batch = collate(samples)
-    assert batch["mask"].tolist() == [[True] * 3, [True, False, False]]
-    assert batch["frames"][1, :, 0].tolist() == batch["count"][1].tolist() == [1, 0, 0]
-    assert "names" not in batch
-    samples = [sample | {"count": None, "names": None, "reference": None} for sample in samples]
-    batch = collate(samples)
-    assert batch["count"] is None
-    assert batch["names"] == batch["reference"] == [None, None]
