@@ -57,7 +57,8 @@ class Weighter(Model):
         "refine" (unrolled assignment, the default) or "wavlm" (the published form), or
         `{"name": ..., **options}`. See `pyannote_weighter.models.encoders`.
     num_slots : int, optional
-        N, the largest number of speakers in one window of the Weighter.
+        N, the largest number of speakers in one window of the Weighter, unless slots are started
+        from a segmentation (`pyannote_weighter.pipelines.seeds`).
     dimension : int, optional
         D, dimension of the embeddings.
     freeze : bool, optional
