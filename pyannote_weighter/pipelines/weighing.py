@@ -71,11 +71,13 @@ def weigh_file(
     -------
     slots : Slots
     """
-    N, D = weighter.dimension
+    N, _ = weighter.dimension
     if local is not None and weighter.encoder.restarts:
         N = NUM_SEEDS
     grid = weighter.frames
-    found = []
+    # some windows have fewer slots, and the others are empty; crowded ones have more
+    weightings = np.zeros((len(frames), N), dtype=np.float32)
+    numbers, embeddings, confidence = [], [], []
     for start, stop in bounds:
         weighed, window = weigh_frames(
             weighter,
@@ -84,21 +86,17 @@ def weigh_file(
             local=local,
             grid=SlidingWindow(grid.duration, grid.step, grid[start].start),
         )
-        found.append(weighed)
+        n = weighed.weightings.shape[1]
+        if n > weightings.shape[1]:
+            weightings = np.pad(weightings, ((0, 0), (0, n - weightings.shape[1])))
+        weightings[start:stop, :n] = weighed.weightings
+        numbers.append(max(N, n))
+        empty = numbers[-1] - n
+        embeddings.append(np.pad(weighed.embeddings, ((0, empty), (0, 0))))
+        confidence.append(np.pad(weighed.confidence, (0, empty)))
         if windows is not None:
             windows.append(window)
-        del weighed, window
-    # some windows have fewer slots, and the others are empty; crowded ones have more
-    numbers = [max(N, len(weighed.confidence)) for weighed in found]
-    weightings = np.zeros((len(frames), max(numbers)), dtype=np.float32)
-    embeddings = [np.zeros((n, D), dtype=np.float32) for n in numbers]
-    confidence = [np.zeros(n, dtype=np.float32) for n in numbers]
-    parts = []
-    for index, (start, stop) in enumerate(bounds):
-        parts.append(weightings[start:stop, : numbers[index]])
-        n = len(found[index].confidence)
-        parts[-1][:, :n], embeddings[index][:n], confidence[index][:n] = found[index]
-        found[index] = None  # is not held twice
+    parts = [weightings[slice(*b), :n] for b, n in zip(bounds, numbers, strict=True)]
     return Slots(
         weightings=parts,
         embeddings=np.concatenate(embeddings),
