@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from pyannote.audio import Inference, Model
 from pyannote.audio.core.io import AudioFile
+from pyannote.audio.models.blocks.sincnet import SincNet
 from pyannote.audio.pipelines.utils import get_model
 from pyannote.audio.utils.reproducibility import fix_reproducibility
 from pyannote.audio.utils.signal import binarize
@@ -41,8 +43,24 @@ def get_segmentation(
     return get_model(segmentation, token=token, cache_dir=cache_dir)
 
 
+class OneByOne(SincNet):
+    """SincNet that sees one waveform of a batch after the other on a CPU.
+
+    Its first layers make tens of megabytes of a few waveforms, which leaves the caches and takes
+    new pages each time; those of one stay. The result is that of upstream's.
+    """
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(batch, 1, samples) to (batch, channels, frames)."""
+        if waveforms.device.type != "cpu":
+            return super().forward(waveforms)
+        return torch.cat([super(OneByOne, self).forward(one) for one in waveforms.split(1)])
+
+
 def segmentation_inference(model: Model, step: float = 0.1, batch_size: int = 32) -> Inference:
     """Sliding-window inference without aggregation, as upstream's pipelines use it.
+
+    The SincNet of a model becomes a `OneByOne`.
 
     Parameters
     ----------
@@ -51,6 +69,8 @@ def segmentation_inference(model: Model, step: float = 0.1, batch_size: int = 32
         Step between windows, as a share of their duration.
     batch_size : int
     """
+    if type(getattr(model, "sincnet", None)) is SincNet:
+        model.sincnet.__class__ = OneByOne
     duration = model.specifications.duration
     return Inference(
         model,

@@ -1,5 +1,7 @@
 """Speaker counts of a real conversation, and features read at other frames."""
 
+import copy
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyannote.audio.core.task import Problem, Resolution, Specifications
+from pyannote.audio.models.blocks.sincnet import SincNet
 from pyannote.audio.models.segmentation import PyanNet
 from pyannote.audio.pipelines.utils.diarization import SpeakerDiarizationMixin
 from pyannote.audio.utils.signal import binarize
@@ -15,6 +18,7 @@ from pyannote.database.util import load_rttm
 
 from pyannote_weighter.audio import in_memory
 from pyannote_weighter.segmentation import (
+    OneByOne,
     count_speakers,
     get_segmentation,
     sample_nearest,
@@ -105,6 +109,20 @@ def test_segmentation_batches_change_nothing(model, sample_audio):
         for batch_size in (1, 2, 5, 32)
     ]
     assert all((mean == means[0]).all() for mean in means)
+
+
+@pytest.mark.parametrize("batch_size, num_samples", [(1, 16000), (3, 16000), (8, 1601)])
+def test_waveforms_one_by_one_are_those_of_upstream(model, batch_size, num_samples):
+    model = copy.deepcopy(model)
+    model.sincnet.__class__ = SincNet
+    waveforms = torch.randn(batch_size, 1, num_samples)
+    expected = model(waveforms)
+    segmentation_inference(model)
+    sizes = []
+    model.sincnet.wav_norm1d.register_forward_hook(lambda *args: sizes.append(len(args[-1])))
+    torch.testing.assert_close(model(waveforms), expected)
+    assert type(model.sincnet) is OneByOne and sizes == [1] * batch_size
+    assert set(model.state_dict()) == set(get_segmentation().state_dict())
 
 
 def test_silence_has_no_speaker(model):

@@ -163,13 +163,23 @@ class DenseBlock(nn.Module):
         for i in range(num_layers):
             layer = DenseLayer(in_channels + i * growth, growth, bottleneck, dilation)
             self.add_module(f"tdnnd{i + 1}", layer)
+        self.in_channels, self.growth = in_channels, growth
         self.out_channels = in_channels + num_layers * growth
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, in_channels, frames) to (batch, out_channels, frames)."""
-        for layer in self.children():
-            x = torch.cat([x, layer(x)], dim=1)
-        return x
+        if torch.is_grad_enabled() or len(x) > 1:
+            for layer in self.children():
+                x = torch.cat([x, layer(x)], dim=1)
+            return x
+        # without gradients nothing has to be kept: each layer writes behind what it reads, which
+        # lies in one piece
+        whole = x.new_empty(1, self.out_channels, x.shape[-1])
+        whole[:, : self.in_channels] = x
+        for number, layer in enumerate(self.children()):
+            known = self.in_channels + number * self.growth
+            whole[:, known : known + self.growth] = layer(whole[:, :known])
+        return whole
 
 
 class Transit(nn.Module):

@@ -6,7 +6,7 @@ from pyannote.audio.models.blocks.pooling import StatsPool
 
 from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.models.campplus import CAMPPlus
-from pyannote_weighter.models.campplus_layers import SEGMENT, ContextAwareMasking, Head
+from pyannote_weighter.models.campplus_layers import SEGMENT, ContextAwareMasking, DenseBlock, Head
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,23 @@ def test_fused_head_is_the_plain_one(monkeypatch, batch_size, num_frames):
         head.double()(fbank.double())
         head.float().train()(fbank)
     assert not calls
+
+
+@pytest.mark.parametrize("batch_size, num_frames", [(1, 1), (1, 130), (3, 130)])
+def test_dense_block_is_the_same_without_gradients(batch_size, num_frames):
+    torch.manual_seed(0)
+    block = DenseBlock(3, in_channels=8, growth=4, bottleneck=6, dilation=2).eval()
+    x = torch.randn(batch_size, 8, num_frames)
+    before = x.clone()
+    plain = x
+    for layer in block.children():  # each reads all that came before it
+        plain = torch.cat([plain, layer(plain)], dim=1)
+    for inference in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with inference():
+            y = block(x)
+        assert torch.equal(x, before) and y.shape == (batch_size, 20, num_frames)
+        torch.testing.assert_close(y, plain)
+    assert not y.requires_grad and block(x).requires_grad
 
 
 def test_pooling_is_that_of_pyannote(model, waveform):
