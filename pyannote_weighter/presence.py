@@ -87,10 +87,12 @@ class Presence:
         Of ln(median length of its turns in seconds + 0.1).
     bias : float
     least : float
-        Probability from which a group is a speaker.
+        Probability from which a group is a speaker, in short recordings: see `threshold`.
     longest : float
         Seconds of speech from which a group is always one: in some recordings everybody sounds
-        alike, and who speaks that long is no accident.
+        alike, and who speaks that long is no accident. Where seconds count in proportion, they
+        must count as many times more: what overlap and noise leave behind of a long recording
+        adds up to more than a few of its seconds, and the rest of the description tells it.
     typical : float
         Speech of all in a recording, in seconds, up to which seconds count as they are. In longer
         ones accidents add up: seconds of a group then count in proportion.
@@ -118,6 +120,14 @@ class Presence:
         total, power = seconds.sum(), np.square(seconds).sum()
         people = total * total / max(power, 1e-6)  # if all of them spoke equally long
         return min(1.0, max(self.typical, self.each * people) / max(total, 1e-6))
+
+    def threshold(self, seconds: np.ndarray) -> float:
+        """Probability from which a group is a speaker, from the (K,) seconds of all groups.
+
+        Where seconds count in proportion there are more accidents for each speaker, and the more
+        so, the less only what is more likely than not.
+        """
+        return 0.5 + (self.least - 0.5) * self.share(seconds)
 
     def features(
         self,
@@ -175,9 +185,10 @@ class Presence:
         )
 
     def __call__(self, *described) -> np.ndarray:
-        """(K,) probability that each group is a speaker; see `features`."""
+        """(K,) probability that each group is a speaker; see `features` for what it takes."""
         coefficients = [self.seconds, self.cosine, self.owned, self.turn]
         features = self.features(*described)
         log_odds = np.clip(features @ coefficients + self.bias, -500, 500)
-        long = features[:, 0] >= np.log(self.longest + 0.1)
+        _, _, seconds, *_ = described
+        long = self.share(seconds) ** 2 * seconds >= self.longest
         return np.where(long, 1.0, 1.0 / (1.0 + np.exp(-log_odds)))

@@ -95,11 +95,22 @@ def test_accidents_add_up_in_long_recordings():
         short, long = judged(30.0, 40.0, scrap), judged(300.0, 400.0, scrap)
         plain = Presence(typical=np.inf)(groups, ones, np.array([30.0, 40.0, scrap]), *rest)
         np.testing.assert_allclose(short, plain, rtol=0.02)
-        assert long[2] < short[2] and (long[:2] == 1.0).all()
+        assert long[2] < short[2] and (short[:2] == 1.0).all() and (long[:2] > 0.99).all()
     assert judged(30.0, 40.0, 5.0)[2] == 1.0  # longer than `longest`
-    assert judged(300.0, 400.0, 50.0)[2] == 1.0  # so is a tenth of that
+    assert judged(60.0, 73.0, 17.0)[2] == 1.0  # each second is half of one, and eight are wanted
+    assert judged(60.0, 75.0, 15.0)[2] < 1.0
+    assert judged(300.0, 400.0, 50.0)[2] < 0.5  # as loud as five seconds, and a scrap all the same
     assert judged(300.0, 400.0, 5.0)[2] < presence.least
     assert np.isfinite(judged(0.0, 0.0, 0.0)).all()
+
+
+@pytest.mark.parametrize(
+    "seconds, expected",
+    [((10.0, 20.0), 0.25), ((75.0, 75.0), 0.375), ((750.0, 750.0), 0.4875), ((0.0, 0.0), 0.25)],
+)
+def test_the_longer_a_recording_the_more_is_asked_for(seconds, expected):
+    presence = Presence(least=0.25, typical=75.0, each=15.0)
+    assert presence.threshold(np.array(seconds)) == pytest.approx(expected)
 
 
 def test_many_people_who_say_little_are_no_accidents():

@@ -230,7 +230,7 @@ def settle_groups(
     def is_speaker(groups, seconds, embeddings):
         steps = replace(groups, weightings=[part[::step] for part in groups.weightings])
         probability = presence(steps, single, seconds, embeddings, local, grids)
-        return probability, presence.least
+        return probability, presence.threshold(seconds)
 
     slots.evidence = local_evidence(local, parts, frames, present)
     slots.is_speaker = is_speaker
