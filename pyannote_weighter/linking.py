@@ -314,7 +314,8 @@ class Slots:
         """(M,) bool array: whether the slot is the most probable one of a window anywhere."""
         heard = np.zeros(len(self.seconds), dtype=bool)
         for part, slots in zip(self.weightings, self.columns, strict=True):
-            heard[slots[part.argmax(axis=1)[part.any(axis=1)]]] = True
+            if len(slots):  # nobody is in a silent window
+                heard[slots[part.argmax(axis=1)[part.any(axis=1)]]] = True
         return heard
 
     def join(self, speaker_of: np.ndarray, add: bool = True) -> Groups:

@@ -73,7 +73,7 @@ def tune(
     ):
         sample["count"], sample["windows"] = sample["count"].numpy(), Windows()
         sample["local"] = None if file is None else _local_speakers(task, file)
-        sample["slots"] = pipeline.weigh(
+        sample["slots"] = pipeline.attribution.weigh(
             sample["frames"].float(), sample["count"], sample["windows"], sample["local"]
         )
     best, settled = None, {}
@@ -82,16 +82,17 @@ def tune(
     ):
         weighter = dict(zip(grid, values, strict=True))
         pipeline.instantiate(parameters | {"weighter": weighter})
-        sure = tuple(pipeline.sure().values())  # what else it depends on is the same each time
+        attribution = pipeline.attribution
+        sure = tuple(attribution.sure().values())  # what else it depends on is the same each time
         if sure not in settled:
             settled[sure] = [
-                pipeline.settle(*(s[key] for key in ("slots", "windows", "count", "local")))
+                attribution.settle(*(s[key] for key in ("slots", "windows", "count", "local")))
                 for s in samples
             ]
         metric = FrameDiarizationErrorRate()
         for sample, slots in zip(samples, settled[sure], strict=True):
-            weightings = pipeline.link(slots)
-            weightings = pipeline.improve(weightings, sample["windows"], sample["count"])
+            weightings = attribution.link(slots)
+            weightings = attribution.improve(weightings, sample["windows"], sample["count"])
             active = top_speakers(weightings, sample["count"])
             metric.update(torch.from_numpy(active), sample["reference"])
         error = metric.compute().item()

@@ -9,6 +9,7 @@ import torch
 
 from pyannote_weighter.linking import Slots
 from pyannote_weighter.pipelines import WeighterDiarization
+from pyannote_weighter.pipelines.attribution import Attribution
 from pyannote_weighter.pipelines.windows import Windows
 from pyannote_weighter.tuning import GRID, tune
 from tests.models.test_weighter import small_weighter
@@ -82,9 +83,10 @@ def brute_force(pipeline, defaults, slots_of_files, samples, grid) -> dict[tuple
         for slots, each in zip(slots_of_files, samples, strict=True):
             count = each["count"].numpy()
             windows = Windows()
-            pipeline.weigh(each["frames"].float(), count, windows)
-            settled = pipeline.settle(slots, windows, count)
-            weightings = pipeline.improve(pipeline.link(settled), windows, count)
+            attribution = pipeline.attribution
+            attribution.weigh(each["frames"].float(), count, windows)
+            settled = attribution.settle(slots, windows, count)
+            weightings = attribution.improve(attribution.link(settled), windows, count)
             first = weightings.argmax(axis=1)
             active = np.eye(weightings.shape[1], dtype=bool)[first]
             active &= count[:, None] > 0
@@ -126,12 +128,12 @@ def test_planted_best_is_found(model, monkeypatch):
     ]
     slots_of_files = planted(samples, model)
     pending = iter(slots_of_files)
-    monkeypatch.setattr(WeighterDiarization, "weigh", lambda *args: next(pending))
-    monkeypatch.setattr(WeighterDiarization, "settle", lambda self, slots, *args: slots)
-    monkeypatch.setattr(WeighterDiarization, "improve", lambda self, weightings, *args: weightings)
+    monkeypatch.setattr(Attribution, "weigh", lambda *args: next(pending))
+    monkeypatch.setattr(Attribution, "settle", lambda self, slots, *args: slots)
+    monkeypatch.setattr(Attribution, "improve", lambda self, weightings, *args: weightings)
     found = tune(model, Development(samples), grid=SMALL)
 
-    monkeypatch.setattr(WeighterDiarization, "weigh", lambda *args: None)
+    monkeypatch.setattr(Attribution, "weigh", lambda *args: None)
     pipeline = WeighterDiarization(weighter=model)
     defaults = pipeline.default_parameters()
     errors = brute_force(pipeline, defaults, slots_of_files, samples, SMALL)
@@ -158,7 +160,8 @@ def test_everything_through_the_model(model):
     found = tune(model, Development([others[0], *samples, others[1]]), grid=grid)
 
     pipeline = WeighterDiarization(weighter=model)
-    slots = [pipeline.weigh(s["frames"].float(), s["count"].numpy()) for s in samples]
+    attribution = pipeline.attribution
+    slots = [attribution.weigh(s["frames"].float(), s["count"].numpy()) for s in samples]
     errors = brute_force(pipeline, pipeline.default_parameters(), slots, samples, grid)
     best = tuple(found["weighter"].values())
     assert errors[best] == pytest.approx(min(errors.values()), abs=1e-6)

@@ -172,13 +172,13 @@ def reconstruct(
     hook : callable
         See `WeighterDiarization.apply`.
     listen : callable, optional
-        See `WeighterDiarization.assign`.
+        See `Attribution.__call__`.
 
     Returns
     -------
     output : WeighterOutput
     """
-    counted = np.minimum(count.data[:, 0], max_speakers).astype(int)  # (T',)
+    counted = np.minimum(count.data[:, 0].astype(int), max_speakers).astype(int)  # (T',)
     frames = count.sliding_window
     best = None
     # the segmentation must not be what loses a speaker who was asked for

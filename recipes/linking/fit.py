@@ -35,8 +35,6 @@ MERGES = (0.2, 0.3, 0.4)  # groups are those that linking makes at these
 class Recorder:
     """A presence to which everybody is a speaker; it keeps what it was asked about last."""
 
-    least = 0.5
-
     def __init__(self):
         self.asked: tuple = ()
 
@@ -45,18 +43,22 @@ class Recorder:
         self.asked = groups, Presence().features(groups, *described)
         return np.ones(groups.number)
 
+    def threshold(self, seconds):
+        """One that everybody reaches."""
+        return 0.5
+
 
 def groups_of(
     pipeline: WeighterDiarization, slots, windows, speech, local, reference: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of groups of slots, and whether each is the one that holds most of a speaker."""
     step = pipeline._weighter.encoder.step
-    settled = pipeline.settle(slots, windows, speech, local)
+    settled = pipeline.attribution.settle(slots, windows, speech, local)
     features, real = [], []
     merge = pipeline.weighter.merge
     for threshold in MERGES:
         pipeline.weighter.merge = threshold
-        pipeline.link(settled)
+        pipeline.attribution.link(settled)
         groups, found = pipeline.presence.asked
         held, start = np.zeros((len(found), reference.shape[1])), 0
         for part, who in zip(groups.weightings, groups.present, strict=True):
@@ -85,7 +87,7 @@ def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
     grid = pipeline._weighter.frames
     speech = sample_nearest(count, grid, len(frames))[:, 0]
     windows = Windows()
-    slots = pipeline.weigh(frames, speech, windows, local)
+    slots = pipeline.attribution.weigh(frames, speech, windows, local)
     same, different = local_evidence(local, slots.weightings, grid)
     turns = [(s.start, s.end, who) for s, _, who in file["annotation"].itertracks(True)]
     reference = discretize(turns, grid, len(frames)).numpy()

