@@ -124,10 +124,11 @@ class Presence:
     def threshold(self, seconds: np.ndarray) -> float:
         """Probability from which a group is a speaker, from the (K,) seconds of all groups.
 
-        Where seconds count in proportion there are more accidents for each speaker, and the more
-        so, the less only what is more likely than not.
+        The less seconds count, the more accidents there are for each speaker. In long recordings
+        of few people it takes a group that is more likely a speaker than not; where many people
+        say little, hardly more than in a short one.
         """
-        return 0.5 + (self.least - 0.5) * self.share(seconds)
+        return self.least + (0.5 - self.least) * (1 - self.share(seconds)) ** 3
 
     def features(
         self,
