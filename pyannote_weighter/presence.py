@@ -90,9 +90,9 @@ class Presence:
         Probability from which a group is a speaker, in short recordings: see `threshold`.
     longest : float
         Seconds of speech from which a group is always one: in some recordings everybody sounds
-        alike, and who speaks that long is no accident. Where seconds count in proportion, they
-        must count as many times more: what overlap and noise leave behind of a long recording
-        adds up to more than a few of its seconds, and the rest of the description tells it.
+        alike, and who speaks that long is no accident. In long recordings it takes more, see
+        `trust`: what overlap and noise leave behind adds up, and the rest of the description
+        tells it.
     typical : float
         Speech of all in a recording, in seconds, up to which seconds count as they are. In longer
         ones accidents add up: seconds of a group then count in proportion.
@@ -121,14 +121,21 @@ class Presence:
         people = total * total / max(power, 1e-6)  # if all of them spoke equally long
         return min(1.0, max(self.typical, self.each * people) / max(total, 1e-6))
 
+    def trust(self, seconds: np.ndarray) -> float:
+        """How far length tells who is a speaker, from the (K,) seconds of all groups: 0 to 1.
+
+        The less seconds count, the more accidents there are for each speaker. It is near 1 where
+        half of each second counts, as in recordings of many people who say little.
+        """
+        return 1 - (1 - self.share(seconds)) ** 3
+
     def threshold(self, seconds: np.ndarray) -> float:
         """Probability from which a group is a speaker, from the (K,) seconds of all groups.
 
-        The less seconds count, the more accidents there are for each speaker. In long recordings
-        of few people it takes a group that is more likely a speaker than not; where many people
-        say little, hardly more than in a short one.
+        Where length tells nothing, it takes what is more likely a speaker than not.
         """
-        return self.least + (0.5 - self.least) * (1 - self.share(seconds)) ** 3
+        trust = self.trust(seconds)
+        return self.least * trust + 0.5 * (1 - trust)
 
     def features(
         self,
@@ -191,5 +198,5 @@ class Presence:
         features = self.features(*described)
         log_odds = np.clip(features @ coefficients + self.bias, -500, 500)
         _, _, seconds, *_ = described
-        long = self.share(seconds) ** 2 * seconds >= self.longest
+        long = self.trust(seconds) * self.share(seconds) * seconds >= self.longest
         return np.where(long, 1.0, 1.0 / (1.0 + np.exp(-log_odds)))

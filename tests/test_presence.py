@@ -97,8 +97,8 @@ def test_accidents_add_up_in_long_recordings():
         np.testing.assert_allclose(short, plain, rtol=0.02)
         assert long[2] < short[2] and (short[:2] == 1.0).all() and (long[:2] > 0.99).all()
     assert judged(30.0, 40.0, 5.0)[2] == 1.0  # longer than `longest`
-    assert judged(60.0, 73.0, 17.0)[2] == 1.0  # each second is half of one, and eight are wanted
-    assert judged(60.0, 75.0, 15.0)[2] < 1.0
+    assert judged(60.0, 80.0, 10.0)[2] == 1.0  # each second is half of one, and 4.6 are wanted
+    assert judged(60.0, 81.0, 9.0)[2] < 1.0
     assert judged(300.0, 400.0, 50.0)[2] < 0.5  # as loud as five seconds, and a scrap all the same
     assert judged(300.0, 400.0, 5.0)[2] < presence.least
     assert np.isfinite(judged(0.0, 0.0, 0.0)).all()
