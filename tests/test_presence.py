@@ -106,7 +106,12 @@ def test_accidents_add_up_in_long_recordings():
 
 @pytest.mark.parametrize(
     "seconds, expected",
-    [((10.0, 20.0), 0.25), ((75.0, 75.0), 0.28125), ((750.0, 750.0), 0.46434375), ((0.0, 0.0), 0.25)],
+    [
+        ((10.0, 20.0), 0.25),
+        ((75.0, 75.0), 0.28125),
+        ((750.0, 750.0), 0.46434375),
+        ((0.0, 0.0), 0.25),
+    ],
 )
 def test_the_longer_a_recording_the_more_is_asked_for(seconds, expected):
     presence = Presence(least=0.25, typical=75.0, each=15.0)

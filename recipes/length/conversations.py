@@ -11,7 +11,8 @@ from make import read_subset
 from pyannote_weighter.simulation import write_corpus
 
 DURATION = (700.0, 1500.0)  # seconds; windows are of 600
-SPEAKERS = {"development": (4, 4), "test": (3, 4)}  # what so long turn timings have: meetings
+# what so long turn timings have: meetings
+SPEAKERS = {"train": (3, 4), "development": (4, 4), "test": (3, 4)}
 
 
 def main() -> None:
@@ -20,17 +21,24 @@ def main() -> None:
     parser.add_argument("--voices", type=Path, required=True, help="folder of voices and turns")
     parser.add_argument("--into", type=Path, required=True, help="folder to write to")
     parser.add_argument("--subset", choices=("development", "test"), default="test")
+    parser.add_argument(
+        "--turns", choices=tuple(SPEAKERS), help="whose turn timings, if not those of the subset"
+    )
     parser.add_argument("--number", type=int, default=12, help="of conversations")
     parser.add_argument("--seed", type=int, default=31)
     arguments = parser.parse_args()
+    voices, turns = read_subset(arguments.voices, arguments.subset)
+    if arguments.turns is not None:
+        _, turns = read_subset(arguments.voices, arguments.turns)
     write_corpus(
         arguments.into,
-        *read_subset(arguments.voices, arguments.subset),
+        voices,
+        turns,
         num_files=arguments.number,
         seed=arguments.seed,
         subset=arguments.subset,
         duration=DURATION,
-        speakers=SPEAKERS[arguments.subset],
+        speakers=SPEAKERS[arguments.turns or arguments.subset],
         in_turn=True,
         name="Long",
     )
