@@ -16,6 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 SEGMENT = 100  # frames that share one local context (2 s)
+REACH = 10  # frames that the head sees on either side: ten layers of three
+PIECE = 1500  # frames that go through the head at once: more take new pages of memory each time
 
 
 def _batchnorm_relu(num_channels: int) -> nn.Sequential:
@@ -90,12 +92,21 @@ class Head(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, features, frames) to (batch, out_channels, frames)."""
         x = x.unsqueeze(1)
-        if _fuses(self, x):  # in about half of the time
-            x = x.to_mkldnn()
+        if not _fuses(self, x):
+            return self.convolve(x).flatten(1, 2)
+        # in about half of the time
+        pieces = []
+        for start in range(0, x.shape[-1], PIECE):
+            first = max(0, start - REACH)
+            piece = self.convolve(x[..., first : start + PIECE + REACH].to_mkldnn()).to_dense()
+            pieces.append(piece[..., start - first :][..., :PIECE])
+        return torch.cat(pieces, dim=-1).flatten(1, 2)
+
+    def convolve(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, 1, features, frames) to (batch, channels, features / 8, frames)."""
         x = F.relu_(_conv_norm(x, self.conv1, self.bn1))
         x = self.layer2(self.layer1(x))
-        x = F.relu_(_conv_norm(x, self.conv2, self.bn2))
-        return (x.to_dense() if x.is_mkldnn else x).flatten(1, 2)
+        return F.relu_(_conv_norm(x, self.conv2, self.bn2))
 
 
 class TDNN(nn.Module):

@@ -5,8 +5,15 @@ import torch.nn.functional as F
 from pyannote.audio.models.blocks.pooling import StatsPool
 
 from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.models import campplus_layers
 from pyannote_weighter.models.campplus import CAMPPlus
-from pyannote_weighter.models.campplus_layers import SEGMENT, ContextAwareMasking, DenseBlock, Head
+from pyannote_weighter.models.campplus_layers import (
+    PIECE,
+    SEGMENT,
+    ContextAwareMasking,
+    DenseBlock,
+    Head,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +61,10 @@ def test_context_aware_masking_slow_and_plain():
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 @pytest.mark.parametrize("batch_size, num_frames", [(1, 1), (1, 48), (3, 301)])
-def test_fused_head_is_the_plain_one(monkeypatch, batch_size, num_frames):
+@pytest.mark.parametrize("piece", [PIECE, 47, 20])
+def test_fused_head_is_the_plain_one(monkeypatch, batch_size, num_frames, piece):
     torch.manual_seed(0)
+    monkeypatch.setattr(campplus_layers, "PIECE", piece)
     head = Head().eval()
     for module in head.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -71,7 +80,8 @@ def test_fused_head_is_the_plain_one(monkeypatch, batch_size, num_frames):
     for inference in (torch.no_grad, torch.inference_mode):
         with inference():
             fused = head(fbank)
-        assert len(calls) == 12  # 10, and two on shortcuts
+        # 10 a piece, and two on shortcuts
+        assert len(calls) == 12 * -(-num_frames // piece)
         assert not fused.is_mkldnn and fused.shape == plain.shape
         torch.testing.assert_close(fused, plain.detach(), rtol=1e-4, atol=1e-4)
         calls.clear()
