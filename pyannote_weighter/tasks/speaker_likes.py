@@ -86,7 +86,8 @@ class SpeakerLikes(Validation, Task):
         Likes to slots one to one, or softly.
     lambda_ : float or "auto", optional
         Price of confidence, see `pyannote_weighter.losses.SetCriterion`. "auto": after the first
-        epoch the tagging rate, estimated again in every epoch, see `pyannote_weighter.tagging`.
+        epoch the tagging rate, estimated again in every epoch, see `pyannote_weighter.tagging`;
+        wherever it was compared (`recipes/likes`) it did harm.
     complete : bool, optional
         Before training, look for speakers who are in a file without a like, by the voice that
         their other files have in common, and train as if they were liked there too, see
