@@ -90,9 +90,11 @@ class Presence:
         Probability from which a group is a speaker, in short recordings: see `threshold`.
     longest : float
         Seconds of speech from which a group is always one: in some recordings everybody sounds
-        alike, and who speaks that long is no accident. In long recordings it takes more, see
-        `trust`: what overlap and noise leave behind adds up, and the rest of the description
-        tells it.
+        alike, and who speaks that long is no accident. In long recordings it takes more, this by
+        `trust` and `share`: what overlap and noise leave behind adds up, and the rest of the
+        description tells it.
+    largest : float
+        Share of the speech of all from which a group with that many seconds is always one.
     typical : float
         Speech of all in a recording, in seconds, up to which seconds count as they are. In longer
         ones accidents add up: seconds of a group then count in proportion.
@@ -111,6 +113,7 @@ class Presence:
     bias: float = 1.5
     least: float = 0.25
     longest: float = 4.0
+    largest: float = 0.15
     typical: float = 75.0
     each: float = 15.0
     offset: float = 0.0
@@ -135,7 +138,7 @@ class Presence:
         Where length tells nothing, it takes what is more likely a speaker than not.
         """
         trust = self.trust(seconds)
-        return self.least * trust + 0.5 * (1 - trust)
+        return self.least * trust + max(0.5, self.least) * (1 - trust)
 
     def features(
         self,
@@ -192,11 +195,12 @@ class Presence:
             axis=-1,
         )
 
-    def __call__(self, *described) -> np.ndarray:
+    def __call__(self, groups: Groups, single, seconds: np.ndarray, *described) -> np.ndarray:
         """(K,) probability that each group is a speaker; see `features` for what it takes."""
         coefficients = [self.seconds, self.cosine, self.owned, self.turn]
-        features = self.features(*described)
+        features = self.features(groups, single, seconds, *described)
         log_odds = np.clip(features @ coefficients + self.bias, -500, 500)
-        _, _, seconds, *_ = described
-        long = self.trust(seconds) * self.share(seconds) * seconds >= self.longest
+        counted = self.trust(seconds) * self.share(seconds) * seconds
+        most = np.maximum(self.longest, self.largest * seconds.sum())
+        long = (counted >= self.longest) | (seconds >= most)
         return np.where(long, 1.0, 1.0 / (1.0 + np.exp(-log_odds)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class OneByOne(SincNet):
 def segmentation_inference(model: Model, step: float = 0.1, batch_size: int = 32) -> Inference:
     """Sliding-window inference without aggregation, as upstream's pipelines use it.
 
-    The SincNet of a model becomes a `OneByOne`.
+    Where it has a SincNet, that of the copy of the model that is used is a `OneByOne`.
 
     Parameters
     ----------
@@ -70,6 +71,8 @@ def segmentation_inference(model: Model, step: float = 0.1, batch_size: int = 32
     batch_size : int
     """
     if type(getattr(model, "sincnet", None)) is SincNet:
+        model = copy.copy(model)  # of the same parameters
+        model._modules = dict(model._modules, sincnet=copy.copy(model.sincnet))
         model.sincnet.__class__ = OneByOne
     duration = model.specifications.duration
     return Inference(

@@ -294,6 +294,12 @@ def test_who_is_no_speaker_is_left_out_unless_that_many_were_asked_for():
     assert slots.assign(**OPTIONS, min_speakers=3).tolist() == [0, 1, 2]
 
 
+def test_heard_where_a_window_has_no_slots():
+    parts = [np.array([[0.9, 0.1], [0.0, 0.0], [0.7, 0.3]]), np.zeros((4, 0)), np.ones((1, 1))]
+    slots = Slots(parts, np.eye(3), np.ones(3), np.ones(3))
+    assert slots.heard().tolist() == [True, False, True]
+
+
 def test_groups_are_in_the_windows_where_they_have_time():
     whole = np.random.default_rng(0).uniform(0.1, 1, (30, 3)).astype(np.float32)
     whole[:10, 1] = whole[10:20] = whole[20:, 0] = 0

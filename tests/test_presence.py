@@ -118,6 +118,27 @@ def test_the_longer_a_recording_the_more_is_asked_for(seconds, expected):
     assert presence.threshold(np.array(seconds)) == pytest.approx(expected)
 
 
+def test_more_is_never_less_than_what_was_asked_for():
+    assert Presence(least=0.7).threshold(np.array([750.0, 750.0])) == pytest.approx(0.7)
+
+
+def test_who_has_much_of_the_speech_is_a_speaker_however_alike():
+    active = np.zeros((100, 2), dtype=int)
+    active[:50, 0] = active[50:, 1] = 1
+    x = np.zeros((100, 2), dtype=np.float32)
+    x[:50, 0] = x[50:, 1] = 1.0
+    alike = np.array([[1.0, 0.0], [0.96, 0.28]])
+    groups, ones, _, *rest = described(x, local_of(active), alike)
+    for seconds, expected in (
+        ((3000.0, 600.0), True),
+        ((3000.0, 400.0), False),
+        ((10.0, 2.0), False),  # much of little
+    ):
+        seconds = np.array(seconds)
+        probability = Presence()(groups, ones, seconds, *rest)
+        assert (probability[1] >= Presence().threshold(seconds)) == expected
+
+
 def test_many_people_who_say_little_are_no_accidents():
     presence = Presence(typical=75.0, each=15.0)
     for people, seconds, expected in (

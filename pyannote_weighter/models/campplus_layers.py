@@ -179,7 +179,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, in_channels, frames) to (batch, out_channels, frames)."""
-        if torch.is_grad_enabled() or len(x) > 1:
+        if torch.is_grad_enabled() or len(x) != 1:
             for layer in self.children():
                 x = torch.cat([x, layer(x)], dim=1)
             return x

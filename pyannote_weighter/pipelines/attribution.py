@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -41,17 +40,18 @@ class Attribution:
     ----------
     weighter : Weighter
     parameters : mapping, optional
-        What `Slots.assign` takes: `threshold`, `merge` and `min_duration`.
+        What `Slots.assign` takes: `threshold`, `merge` and `min_duration`. Defaults to
+        `pyannote_weighter.linking.PARAMETERS`.
     likeness : Likeness, optional
         Tells whether two slots are one person.
     presence : Presence, optional
         Tells whether slots that are one person are a speaker at all.
     window : float, optional
-        Longest stretch that the Weighter sees at once, in seconds.
+        Longest stretch that the Weighter sees at once, in seconds. Defaults to 600.
     half : bool, optional
         Keep what is known of windows in half precision (default).
     min_duration_off : float, optional
-        Pauses that are shorter are filled, in seconds.
+        Pauses that are shorter are filled, in seconds. Defaults to none.
     """
 
     weighter: Weighter
@@ -84,6 +84,8 @@ class Attribution:
         local : LocalSpeakers, optional
             Who speaks in the windows of the segmentation.
         min_speakers, max_speakers : int, optional
+            Bounds on the number of speakers. Fewer than `min_speakers` come out where no more can
+            be told apart.
         uri : str, optional
         hook : callable, optional
             See `WeighterDiarization.apply`.
@@ -101,7 +103,7 @@ class Attribution:
         windows = Windows(half=self.half)
         slots = self.weigh(frames, speech, windows, local)
         hook("slots", SlidingWindowFeature(slots.joined(), self.weighter.frames))
-        output = reconstruct(
+        return reconstruct(
             self.weighter,
             self._candidates(slots, windows, speech, local, min_speakers, max_speakers),
             count,
@@ -114,14 +116,6 @@ class Attribution:
             hook,
             listen,
         )
-        found = len(output.confidence)
-        if found < min_speakers:
-            warnings.warn(
-                f"{uri}: {min_speakers} speakers were asked for, but the Weighter tells only "
-                f"{found} apart in this file",
-                stacklevel=4,  # who called `WeighterDiarization.apply`
-            )
-        return output
 
     def _candidates(
         self,

@@ -258,9 +258,17 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         -------
         output : WeighterOutput
         """
-        return self.attribution(
+        output = self.attribution(
             frames, count, local, min_speakers, max_speakers, uri, hook, listen
         )
+        found = len(output.confidence)
+        if found < min_speakers:
+            warnings.warn(
+                f"{uri}: {min_speakers} speakers were asked for, but the Weighter tells only "
+                f"{found} apart in this file",
+                stacklevel=3,
+            )
+        return output
 
     def compute(
         self, file: AudioFile, hook: Callable

@@ -178,7 +178,8 @@ def reconstruct(
     -------
     output : WeighterOutput
     """
-    counted = np.minimum(count.data[:, 0].astype(int), max_speakers).astype(int)  # (T',)
+    counted = count.data[:, 0].astype(int)  # (T',); uint8 takes no bound over 255
+    counted = np.minimum(counted, max_speakers).astype(int)
     frames = count.sliding_window
     best = None
     # the segmentation must not be what loses a speaker who was asked for

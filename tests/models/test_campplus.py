@@ -91,7 +91,7 @@ def test_fused_head_is_the_plain_one(monkeypatch, batch_size, num_frames, piece)
     assert not calls
 
 
-@pytest.mark.parametrize("batch_size, num_frames", [(1, 1), (1, 130), (3, 130)])
+@pytest.mark.parametrize("batch_size, num_frames", [(0, 130), (1, 1), (1, 130), (3, 130)])
 def test_dense_block_is_the_same_without_gradients(batch_size, num_frames):
     torch.manual_seed(0)
     block = DenseBlock(3, in_channels=8, growth=4, bottleneck=6, dilation=2).eval()

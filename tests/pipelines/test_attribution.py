@@ -157,7 +157,6 @@ def test_warning_counts_speakers_who_got_time(pipeline, sample, monkeypatch):
 
     monkeypatch.setattr(Attribution, "settle", settle)
     monkeypatch.setattr(Attribution, "_assign", assign)
-    monkeypatch.setattr(Attribution, "improve", lambda self, weightings, *_: weightings)
     excerpt = audio(sample["waveform"][:, 7 * 16000 : 8 * 16000])
     count, frames, local = pipeline.compute(excerpt, lambda *args, **options: None)
     count.data[:] = 1
