@@ -11,7 +11,7 @@ from make import read_subset
 from pyannote_weighter.simulation import write_corpus
 
 DURATION = (700.0, 1500.0)  # seconds; windows are of 600
-# what so long turn timings have: meetings
+# people in the turn timings that are this long, which are meetings
 SPEAKERS = {"train": (3, 4), "development": (4, 4), "test": (3, 4)}
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, required=True, help="folder to write to")
     parser.add_argument("--subset", choices=("development", "test"), default="test")
     parser.add_argument(
-        "--turns", choices=tuple(SPEAKERS), help="whose turn timings, if not those of the subset"
+        "--turns", choices=tuple(SPEAKERS), help="turn timings (and how many speak) of a subset"
     )
     parser.add_argument("--number", type=int, default=12, help="of conversations")
     parser.add_argument("--seed", type=int, default=31)
