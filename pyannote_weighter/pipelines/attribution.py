@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -103,11 +103,9 @@ class Attribution:
         windows = Windows(half=self.half)
         slots = self.weigh(frames, speech, windows, local)
         hook("slots", SlidingWindowFeature(slots.joined(), self.weighter.frames))
-        candidates = self._candidates(slots, windows, speech, local, min_speakers, max_speakers)
-        del slots  # they are gone as soon as a candidate is taken
         return reconstruct(
             self.weighter,
-            candidates,
+            self._candidates(slots, windows, speech, local, min_speakers, max_speakers),
             count,
             local,
             windows,
@@ -127,12 +125,11 @@ class Attribution:
         local: LocalSpeakers | None,
         least: int,
         most: float,
-    ) -> Generator[tuple[np.ndarray, Speakers | None], None, None]:
+    ) -> Iterator[tuple[np.ndarray, Speakers | None]]:
         """Weightings (T, K) of speakers, the best first; the later ones lose fewer of them."""
         settled = self.settle(slots, windows, speech, local, least)
         speaker_of = self._assign(settled, least, most)
         groups = settled.join(speaker_of)
-        del settled  # as large as what comes now
         bounds = self._windows(len(speech))
         improved, speakers = improve_and_embed(self.weighter, bounds, groups, windows, speech)
         yield improved.spread(), speakers

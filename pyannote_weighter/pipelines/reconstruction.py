@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ def nobody(weighter: Weighter, uri: str | None) -> WeighterOutput:
 
 def reconstruct(
     weighter: Weighter,
-    candidates: Generator[tuple[np.ndarray, Speakers | None], None, None],
+    candidates: Iterable[tuple[np.ndarray, Speakers | None]],
     count: SlidingWindowFeature,
     local: LocalSpeakers | None,
     windows: Windows,
@@ -156,7 +156,7 @@ def reconstruct(
     Parameters
     ----------
     weighter : Weighter
-    candidates : generator of (T, K) array, Speakers or None
+    candidates : iterable of (T, K) array, Speakers or None
         Weightings, and what they pool where that is known; the first that give time to
         `min_speakers` are taken, or else those that give it to most.
     count : (T', 1) SlidingWindowFeature
@@ -195,7 +195,6 @@ def reconstruct(
             best = spoken, weightings, speakers, active, first
         if len(spoken) >= min_speakers:
             break
-    candidates.close()  # what it holds is as large as what comes now
     spoken, weightings, speakers, active, first = best
     num_speakers, num_frames = active.shape
     weightings = keep_columns(weightings, spoken)
