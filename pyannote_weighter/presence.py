@@ -94,7 +94,7 @@ class Presence:
         `trust` and `share`: what overlap and noise leave behind adds up, and the rest of the
         description tells it.
     largest : float
-        Share of the speech of all from which a group with that many seconds is always one.
+        Share of the speech of all from which a group, if it has `longest` seconds, is always one.
     typical : float
         Speech of all in a recording, in seconds, up to which seconds count as they are. In longer
         ones accidents add up: seconds of a group then count in proportion.
