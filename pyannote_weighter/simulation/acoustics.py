@@ -27,6 +27,9 @@ class Acoustics:
         Seconds in which the reverberation of a room falls by 60 dB.
     direct_ratio : (float, float)
         Direct sound to reverberation, dB; drawn for each speaker (near and far seats).
+    stay : (float, float) or None
+        Seconds for which a speaker stays in one place: with the next turn after that, gain, direct
+        sound and reverberation are drawn anew. None: for ever.
     """
 
     level: tuple[float, float] = (-30.0, -22.0)
@@ -35,6 +38,7 @@ class Acoustics:
     room_share: float = 0.6
     rt60: tuple[float, float] = (0.15, 0.6)
     direct_ratio: tuple[float, float] = (0.0, 10.0)
+    stay: tuple[float, float] | None = None
 
     def draw_gain(self, rng: np.random.Generator) -> float:
         """Factor for the samples of one speaker."""

@@ -1,5 +1,6 @@
 """One conversation: voices on turn timings, in a room, with noise."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -63,11 +64,13 @@ def simulate_conversation(
             if speaker == index
         ]
         track = _speak(_load(name, voices[name]), spans, num_samples, rng)
-        track *= acoustics.draw_gain(rng)
-        if rt60 is not None:
-            response = room_response(rt60, rng.uniform(*acoustics.direct_ratio), rng)
-            track = oaconvolve(track, response)[:num_samples]
-        mixture += track
+        places = _places(spans, acoustics, rng)
+        for start, end in itertools.pairwise([*places, num_samples]):
+            part = track[start:end] * acoustics.draw_gain(rng)
+            if rt60 is not None:
+                response = room_response(rt60, rng.uniform(*acoustics.direct_ratio), rng)
+                part = oaconvolve(part, response)[: num_samples - start]
+            mixture[start : start + len(part)] += part
         for start, end in spans:
             active[start:end] = True
             segment = Segment(start / SAMPLE_RATE, end / SAMPLE_RATE)
@@ -98,6 +101,20 @@ def _speak(
         track[start:end] += speech
         position += end - start
     return track
+
+
+def _places(
+    spans: list[tuple[int, int]], acoustics: Acoustics, rng: np.random.Generator
+) -> list[int]:
+    """First sample in each of the places from which a voice comes."""
+    places = [0]
+    if acoustics.stay is not None:
+        until = rng.uniform(*acoustics.stay) * SAMPLE_RATE
+        for start, _ in spans:
+            if start >= until:
+                places.append(start)
+                until = start + rng.uniform(*acoustics.stay) * SAMPLE_RATE
+    return places
 
 
 def _record(

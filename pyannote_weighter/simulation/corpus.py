@@ -107,7 +107,7 @@ def write_corpus(
             "seed": seed,
             "duration": list(duration),
             "speakers": list(speakers),
-            "acoustics": json.loads(json.dumps(asdict(acoustics))),
+            "acoustics": _plain(acoustics),
             "in_turn": in_turn,
             "voices": {corpus: _digest(v) for corpus, v in corpora.items()},
             "turns": _digest({t.uri: [t.starts, t.ends, t.speakers] for t in turns}),
@@ -155,9 +155,15 @@ def _digest(content: Mapping) -> str:
     return digest.hexdigest()[:16]
 
 
+def _plain(acoustics: Acoustics) -> dict:
+    return json.loads(json.dumps(asdict(acoustics)))
+
+
 def _check_settings(path: Path, settings: dict) -> None:
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
+        # what did not exist yet had its default
+        before["acoustics"] = {**_plain(Acoustics()), **before.get("acoustics", {})}
         changed = sorted(key for key in settings if before.get(key) != settings[key])
         if changed:
             raise ValueError(

@@ -88,6 +88,31 @@ def test_rooms_add_a_tail(tones, turns):
     assert waves[0] < 1e-9 < 1e-3 < waves[1]
 
 
+def test_who_stays_sounds_the_same_and_who_moves_does_not(tones, turns):
+    spread = {}
+    for stay in (None, (1000.0, 1000.0), (0.0, 0.0)):
+        wave, annotation = simulate_conversation(
+            tones,
+            turns,
+            np.random.default_rng(3),
+            (30.0, 40.0),
+            Acoustics(snr=None, room_share=0.0, stay=stay),
+        )
+        ranges = []
+        for speaker, pitch in PITCHES.items():
+            band = butter(4, [pitch - 100, pitch + 100], "bandpass", fs=SAMPLE_RATE, output="sos")
+            heard = np.abs(sosfiltfilt(band, wave[0]))
+            peaks = [
+                heard[round(turn.start * SAMPLE_RATE) : round(turn.end * SAMPLE_RATE)].max()
+                for turn in annotation.label_timeline(speaker)
+                if turn.duration > 0.5
+            ]
+            ranges.append(np.ptp(20.0 * np.log10(peaks)))
+        spread[stay] = max(ranges)
+    assert max(spread[None], spread[1000.0, 1000.0]) < 3.0  # decibels
+    assert spread[0.0, 0.0] > 6.0, spread  # another gain with each turn, of a deviation of 3
+
+
 def test_a_silent_voice_is_named(tmp_path, tones, turns):
     soundfile.write(tmp_path / "a.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
     voices = {"ann": tones["ann"], "mute": [tmp_path / "a.wav"]}

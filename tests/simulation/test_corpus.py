@@ -97,6 +97,16 @@ def test_other_settings_are_refused(corpus, tones, turns, changes, names):
     assert json.loads((corpus / "train.json").read_text())["seed"] == 1
 
 
+def test_settings_that_were_not_known_then_had_their_default(tmp_path, tones, turns):
+    write_corpus(tmp_path, tones, turns, 2, seed=1, **SHORT)
+    settings = json.loads((tmp_path / "train.json").read_text())
+    del settings["acoustics"]["stay"]
+    (tmp_path / "train.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="another acoustics"):
+        write_corpus(tmp_path, tones, turns, 3, 1, acoustics=Acoustics(stay=(1.0, 2.0)), **SHORT)
+    write_corpus(tmp_path, tones, turns, 3, seed=1, **SHORT)
+
+
 def test_likes_are_dropped_and_audio_stays(corpus, tones, turns):
     complete = read_likes(corpus / "train.likes")
     audio = (corpus / "train" / "train-0003.flac").stat().st_mtime_ns
