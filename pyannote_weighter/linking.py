@@ -152,13 +152,6 @@ class Groups:
             start += len(part)
         return whole
 
-    def sums(self) -> np.ndarray:
-        """(K,) sums of the weightings over time."""
-        sums = np.zeros(self.number)
-        for part, who in zip(self.weightings, self.present, strict=True):
-            sums[who] += part.sum(axis=0)
-        return sums
-
 
 @dataclass
 class Slots:
@@ -295,14 +288,8 @@ class Slots:
         return speaker_of
 
     def joined(self) -> np.ndarray:
-        """(T, N) weightings of all windows; no copy where they are parts of one array already.
-
-        N is the largest number of slots in a window.
-        """
+        """(T, N) weightings of all windows; N is the largest number of slots in a window."""
         num_frames = sum(len(part) for part in self.weightings)
-        whole = self.weightings[0].base
-        if isinstance(whole, np.ndarray) and whole.ndim == 2 and len(whole) == num_frames:
-            return whole
         whole = np.zeros((num_frames, max(part.shape[1] for part in self.weightings)), np.float32)
         start = 0
         for part in self.weightings:

@@ -93,6 +93,7 @@ def tune(
         for sample, slots in zip(samples, settled[sure], strict=True):
             weightings = attribution.link(slots)
             weightings = attribution.improve(weightings, sample["windows"], sample["count"])
+            weightings = weightings.repeat(model.encoder.step, axis=0)[: len(sample["count"])]
             active = top_speakers(weightings, sample["count"])
             metric.update(torch.from_numpy(active), sample["reference"])
         error = metric.compute().item()

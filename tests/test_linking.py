@@ -307,4 +307,3 @@ def test_groups_are_in_the_windows_where_they_have_time():
     assert [who.tolist() for who in groups.present] == [[0, 2], [], [1, 2]]
     assert [part.shape for part in groups.weightings] == [(10, 2), (10, 0), (10, 2)]
     assert (groups.spread() == whole).all()
-    np.testing.assert_allclose(groups.sums(), whole.sum(axis=0), rtol=1e-6)

@@ -88,6 +88,8 @@ def brute_force(pipeline, defaults, slots_of_files, samples, grid) -> dict[tuple
             settled = attribution.settle(slots, windows, count)
             weightings = attribution.improve(attribution.link(settled), windows, count)
             first = weightings.argmax(axis=1)
+            step = pipeline._weighter.encoder.step
+            first = first[np.arange(len(count)) // step]
             active = np.eye(weightings.shape[1], dtype=bool)[first]
             active &= count[:, None] > 0
             file = slow_error(active, each["reference"].numpy())
@@ -98,11 +100,11 @@ def brute_force(pipeline, defaults, slots_of_files, samples, grid) -> dict[tuple
 
 def planted(samples, model) -> list[Slots]:
     """Slots of two files that only one corner of the grid makes into the right speakers."""
-    step = model.frames.step
+    step = model.steps.step
     rng = np.random.default_rng(0)
     files = []
     for each in samples:
-        x = each["reference"].float().numpy()  # (T, 2)
+        x = each["reference"].float().numpy()[:: model.encoder.step]  # (T, 2), of steps
         T = len(x)
         # one speaker on two slots, one of which is not sure; and a short third voice
         early = (np.arange(T) < T // 2)[:, None]

@@ -166,6 +166,14 @@ class Weighter(Model):
         """Frames of the weightings, in seconds."""
         return self.receptive_field
 
+    @cached_property
+    def steps(self) -> SlidingWindow:
+        """Steps of the encoder, in seconds: weightings are constant in each of them."""
+        frames, step = self.frames, self.encoder.step
+        return SlidingWindow(
+            frames.duration + (step - 1) * frames.step, step * frames.step, frames.start
+        )
+
     def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """Weigh waveforms.
 

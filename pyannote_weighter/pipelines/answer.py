@@ -31,7 +31,8 @@ class WeighterOutput(DiarizeOutput):
     seconds : dict
         Seconds of speech behind that confidence: the sum of the weighting.
     weightings : SlidingWindowFeature or None
-        (frames, speakers), in the order of `speaker_diarization.labels()`.
+        (steps, speakers), in the order of `speaker_diarization.labels()`; steps of the encoder, 0.1
+        s of the default Weighter.
     embedding_id : str or None
         Names what `speaker_embeddings` were made by: those of another name do not compare.
     """
@@ -42,10 +43,10 @@ class WeighterOutput(DiarizeOutput):
     embedding_id: str | None = None
 
     def turn_confidence(self, turn: Segment, speaker: str) -> float | None:
-        """Confidence of one turn: c = sum X^2 / sum X of its speaker over the frames of the turn.
+        """Confidence of one turn: c = sum X^2 / sum X of its speaker over the steps of the turn.
 
-        It says how sure the weighting is of the frames that it gives to the speaker there; those
-        that it does not give to the speaker hardly count. Frames of a turn are those nearest to
+        It says how sure the weighting is of the steps that it gives to the speaker there; those
+        that it does not give to the speaker hardly count. Steps of a turn are those nearest to
         its start, to its end, and to all times between.
 
         Parameters

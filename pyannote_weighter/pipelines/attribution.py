@@ -102,7 +102,7 @@ class Attribution:
             return nobody(self.weighter, uri)
         windows = Windows(half=self.half)
         slots = self.weigh(frames, speech, windows, local)
-        hook("slots", SlidingWindowFeature(slots.joined(), self.weighter.frames))
+        hook("slots", SlidingWindowFeature(slots.joined(), self.weighter.steps))
         return reconstruct(
             self.weighter,
             self._candidates(slots, windows, speech, local, min_speakers, max_speakers),
@@ -126,7 +126,7 @@ class Attribution:
         least: int,
         most: float,
     ) -> Iterator[tuple[np.ndarray, Speakers | None]]:
-        """Weightings (T, K) of speakers, the best first; the later ones lose fewer of them."""
+        """Weightings (S, K) of speakers, the best first; the later ones lose fewer of them."""
         settled = self.settle(slots, windows, speech, local, least)
         speaker_of = self._assign(settled, least, most)
         groups = settled.join(speaker_of)
@@ -167,7 +167,7 @@ class Attribution:
 
     def _windows(self, num_frames: int) -> list[tuple[int, int]]:
         """First frame and end of windows of equal length, none longer than `window`."""
-        return cut_windows(num_frames, self.weighter.frames.step, self.window)
+        return cut_windows(self.weighter, num_frames, self.window)
 
     def improve(
         self, weightings: np.ndarray, frames: torch.Tensor | Windows, speech: np.ndarray
@@ -179,17 +179,19 @@ class Attribution:
 
         Parameters
         ----------
-        weightings : (T, K) array
+        weightings : (S, K) array
+            Of steps of the Weighter.
         frames : (T, C) tensor or Windows
             Frames, or what `weigh` kept of them.
         speech : (T,) array
 
         Returns
         -------
-        weightings : (T, K) array
+        weightings : (S, K) array
         """
-        bounds = self._windows(len(speech))
-        groups = Groups.gather([weightings[start:stop] for start, stop in bounds])
+        bounds, step = self._windows(len(speech)), self.weighter.encoder.step
+        starts = [start // step for start, _ in bounds]
+        groups = Groups.gather(np.split(weightings, starts[1:]))
         improved = improve_groups(self.weighter, bounds, groups, frames, speech)
         return weightings if improved is groups else improved.spread()
 
@@ -222,9 +224,8 @@ class Attribution:
             Those that are one person have one column in each window where they are; `slots`
             itself where the encoder cannot start from weightings.
         """
-        frames = self.weighter.frames
         if local is not None:
-            slots.evidence = local_evidence(local, slots.weightings, frames)
+            slots.evidence = local_evidence(local, slots.weightings, self.weighter.steps)
         if not self.weighter.encoder.restarts:
             return slots
         bounds = self._windows(len(speech))
@@ -265,7 +266,7 @@ class Attribution:
 
         Returns
         -------
-        weightings : (T, K) array
+        weightings : (S, K) array
             One column a speaker.
         """
         return slots.merge(self._assign(slots, min_speakers, max_speakers))

@@ -15,6 +15,7 @@ from pyannote_weighter.linking import Groups
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.answer import WeighterOutput, speaker_names
 from pyannote_weighter.pipelines.joint import LocalOpinion
+from pyannote_weighter.pipelines.weighing import seconds_of
 from pyannote_weighter.pipelines.windows import Speakers, Windows, embed_groups
 from pyannote_weighter.segmentation import nearest_frames
 
@@ -79,7 +80,7 @@ def to_annotation(
 
     Parameters
     ----------
-    active : (K, T) bool array
+    active : (K, T) bool array, or iterable of its rows
     frames : SlidingWindow
     min_duration_off : float, optional
         Pauses of a speaker that are shorter are filled, in seconds.
@@ -92,9 +93,10 @@ def to_annotation(
     annotation : Annotation
         As of `SpeakerDiarizationMixin.to_annotation`.
     """
-    num_frames = active.shape[1]
-    start = frames.start + np.arange(num_frames) * frames.step
-    middle = 0.5 * (start + (start + frames.duration))  # (T,)
+
+    def middle(frame: int) -> float:
+        start = frames.start + frame * frames.step
+        return float(0.5 * (start + (start + frames.duration)))
 
     def turns() -> Iterator[tuple[Segment, str, int | str]]:
         for speaker, (row, track) in enumerate(zip(active, string_generator(), strict=False)):
@@ -102,13 +104,13 @@ def to_annotation(
                 continue
             (changes,) = np.nonzero(row[1:] != row[:-1])
             changes = changes + 1
-            if num_frames and row[0]:
+            if len(row) and row[0]:
                 changes = np.concatenate([[0], changes])
             if len(changes) % 2:  # to the end
-                changes = np.append(changes, num_frames - 1)
+                changes = np.append(changes, len(row) - 1)
             for first, last in changes.reshape(-1, 2):
                 if first < last:  # the last frame alone is no turn
-                    turn = Segment(float(middle[first]), float(middle[last]))
+                    turn = Segment(middle(first), middle(last))
                     yield turn, track, speaker if names is None else names[speaker]
 
     annotation = Annotation.from_records(turns(), uri=uri)
@@ -156,8 +158,8 @@ def reconstruct(
     Parameters
     ----------
     weighter : Weighter
-    candidates : iterable of (T, K) array, Speakers or None
-        Weightings, and what they pool where that is known; the first that give time to
+    candidates : iterable of (S, K) array, Speakers or None
+        Weightings of steps, and what they pool where that is known; the first that give time to
         `min_speakers` are taken, or else those that give it to most.
     count : (T', 1) SlidingWindowFeature
         Number of speakers at the same time.
@@ -187,7 +189,7 @@ def reconstruct(
     for (weightings, speakers), who in (
         (candidate, who) for candidate in candidates for who in says
     ):
-        columns = SlidingWindowFeature(weightings, weighter.frames)
+        columns = SlidingWindowFeature(weightings, weighter.steps)
         active, first = active_speakers(columns, counted, frames, who)
         # speakers who are given no time at all get no name
         spoken = have_turns(active)
@@ -196,18 +198,16 @@ def reconstruct(
         if len(spoken) >= min_speakers:
             break
     spoken, weightings, speakers, active, first = best
-    num_speakers, num_frames = active.shape
     weightings = keep_columns(weightings, spoken)
-    hook("weightings", SlidingWindowFeature(weightings, weighter.frames))
+    hook("weightings", SlidingWindowFeature(weightings, weighter.steps))
     hook("discrete_diarization", SlidingWindowFeature(active.T.view(np.uint8), frames))
     if not spoken:
         return nobody(weighter, uri)
     names = dict(zip(spoken, speaker_names(len(spoken)), strict=True))
     diarization = to_annotation(active, frames, min_duration_off, names, uri)
-    del best, active  # as large as what comes now
-    alone = np.zeros((num_speakers, num_frames), dtype=bool)
-    (speech,) = np.nonzero(first >= 0)
-    alone[first[speech], speech] = True
+    num_speakers = len(active)
+    del best, active  # one of the largest things there are
+    alone = (first == speaker for speaker in range(num_speakers))
     exclusive = to_annotation(alone, frames, min_duration_off, names, uri)
 
     if speakers is None:
@@ -231,12 +231,12 @@ def reconstruct(
         )
         embeddings = np.where(heard[:, None], voices, embeddings)
     hook("speaker_embeddings", embeddings)
-    seconds = weightings.sum(axis=0, dtype=float) * weighter.frames.step
+    seconds = seconds_of(weighter, weightings, windows.num_frames)
     return WeighterOutput(
         speaker_diarization=diarization,
         exclusive_speaker_diarization=exclusive,
         speaker_embeddings=embeddings,
         confidence=dict(zip(names.values(), speakers.confidence.tolist(), strict=True)),
         seconds=dict(zip(names.values(), seconds.tolist(), strict=True)),
-        weightings=SlidingWindowFeature(weightings, weighter.frames),
+        weightings=SlidingWindowFeature(weightings, weighter.steps),
     )

@@ -28,20 +28,31 @@ from pyannote_weighter.pipelines.windows import (
 from pyannote_weighter.presence import Presence
 
 
-def cut_windows(num_frames: int, step: float, longest: float) -> list[tuple[int, int]]:
+def cut_windows(weighter: Weighter, num_frames: int, longest: float) -> list[tuple[int, int]]:
     """First frame and end of windows of equal length, none longer than so many seconds.
 
     Parameters
     ----------
+    weighter : Weighter
+        Windows start with one of its steps.
     num_frames : int
-    step : float
-        Seconds between frames.
     longest : float
         In seconds.
     """
-    num_windows = max(1, int(np.ceil(num_frames * step / longest)))
-    bounds = np.linspace(0, num_frames, num_windows + 1).round().astype(int)
+    step = weighter.encoder.step
+    num_steps = -(-num_frames // step)
+    num_windows = max(1, int(np.ceil(num_steps * weighter.steps.step / longest)))
+    bounds = np.linspace(0, num_steps, num_windows + 1).round().astype(int) * step
+    bounds[-1] = num_frames
     return list(itertools.pairwise(bounds.tolist()))
+
+
+def seconds_of(weighter: Weighter, weightings: np.ndarray, num_frames: int) -> np.ndarray:
+    """(N,) speech behind (S, N) weightings of steps, in seconds; the last step may be shorter."""
+    step = weighter.encoder.step
+    missing = -num_frames % step
+    frames = step * weightings.sum(axis=0, dtype=float) - missing * weightings[-1]
+    return frames * weighter.frames.step
 
 
 def weigh_file(
@@ -75,9 +86,7 @@ def weigh_file(
     if local is not None and weighter.encoder.restarts:
         N = NUM_SEEDS
     grid = weighter.frames
-    # some windows have fewer slots, and the others are empty; crowded ones have more
-    weightings = np.zeros((len(frames), N), dtype=np.float32)
-    numbers, embeddings, confidence = [], [], []
+    parts, embeddings, confidence, seconds = [], [], [], []
     for start, stop in bounds:
         weighed, window = weigh_frames(
             weighter,
@@ -86,23 +95,15 @@ def weigh_file(
             local=local,
             grid=SlidingWindow(grid.duration, grid.step, grid[start].start),
         )
-        n = weighed.weightings.shape[1]
-        if n > weightings.shape[1]:
-            weightings = np.pad(weightings, ((0, 0), (0, n - weightings.shape[1])))
-        weightings[start:stop, :n] = weighed.weightings
-        numbers.append(max(N, n))
-        empty = numbers[-1] - n
+        # some windows have fewer slots, and the others are empty; crowded ones have more
+        empty = max(0, N - len(weighed.confidence))
+        parts.append(np.pad(weighed.weightings, ((0, 0), (0, empty))))
         embeddings.append(np.pad(weighed.embeddings, ((0, empty), (0, 0))))
         confidence.append(np.pad(weighed.confidence, (0, empty)))
+        seconds.append(seconds_of(weighter, parts[-1], stop - start))
         if windows is not None:
             windows.append(window)
-    parts = [weightings[slice(*b), :n] for b, n in zip(bounds, numbers, strict=True)]
-    return Slots(
-        weightings=parts,
-        embeddings=np.concatenate(embeddings),
-        confidence=np.concatenate(confidence),
-        seconds=np.concatenate([part.sum(axis=0) for part in parts]) * grid.step,
-    )
+    return Slots(parts, *(np.concatenate(each) for each in (embeddings, confidence, seconds)))
 
 
 @torch.inference_mode()
@@ -140,7 +141,7 @@ def improve_groups(
     """
     if groups.number == 1 or not weighter.encoder.restarts:
         return groups
-    improved = []
+    improved, step = [], weighter.encoder.step
     heard = np.zeros(groups.number, dtype=bool)
     for index, (start, stop) in enumerate(bounds):
         part, who, count = groups.weightings[index], groups.present[index], speech[start:stop]
@@ -153,7 +154,8 @@ def improve_groups(
                 part = weigh_frames(weighter, frames[start:stop], count, part)[0].weightings
         improved.append(part)
         if len(who):
-            heard[who[part.argmax(axis=1)[count > 0]]] = True
+            spoken = np.maximum.reduceat(count, np.arange(0, len(count), step)) > 0  # (s,)
+            heard[who[part.argmax(axis=1)[spoken]]] = True
             if sums is not None:
                 sums.add(window, part, who, None if weights is None else weights[index])
     return replace(groups, weightings=improved) if heard.all() else groups
@@ -218,7 +220,10 @@ def settle_groups(
     solo = [solo_weights(speech[start:stop], step) for start, stop in bounds]
     groups, speakers = improve_and_embed(weighter, bounds, groups, windows, speech, solo)
     parts, present = groups.weightings, groups.present
-    slots = Slots(parts, *speakers, groups.sums() * frames.step, columns=present)
+    seconds = np.zeros(groups.number)
+    for part, who, (start, stop) in zip(parts, present, bounds, strict=True):
+        seconds[who] += seconds_of(weighter, part, stop - start)
+    slots = Slots(parts, *speakers, seconds, columns=present)
     if local is None:
         return slots
     single = [alone(speech[start:stop], step) for start, stop in bounds]
@@ -228,10 +233,9 @@ def settle_groups(
     ]
 
     def is_speaker(groups, seconds, embeddings):
-        steps = replace(groups, weightings=[part[::step] for part in groups.weightings])
-        probability = presence(steps, single, seconds, embeddings, local, grids)
+        probability = presence(groups, single, seconds, embeddings, local, grids)
         return probability, presence.threshold(seconds)
 
-    slots.evidence = local_evidence(local, parts, frames, present)
+    slots.evidence = local_evidence(local, parts, weighter.steps, present)
     slots.is_speaker = is_speaker
     return slots

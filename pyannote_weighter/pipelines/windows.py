@@ -87,9 +87,14 @@ class Windows:
     def __iter__(self) -> Iterator[Window]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def num_frames(self) -> int:
+        """Of all windows."""
+        return sum(num_frames for _, num_frames in self.known)
+
     def cut(self, weightings: np.ndarray) -> list[np.ndarray]:
-        """(T, K) weightings of the file to those (t, K) of each window."""
-        lengths = [num_frames for *_, num_frames in self.known]
+        """(S, K) weightings of the file to those (s, K) of each window."""
+        lengths = [rows.stop - rows.start - 1 for rows, _ in self.known]
         return np.split(weightings, np.cumsum(lengths)[:-1])
 
     def __getitem__(self, index: int) -> Window:
@@ -123,7 +128,8 @@ class Weighed(NamedTuple):
 
     Attributes
     ----------
-    weightings : (T, N) array
+    weightings : (S, N) array
+        Of steps.
     embeddings : (N, D) array
         Of frames in which one speaker talks alone: overlap is two people.
     confidence : (N,) array
@@ -151,8 +157,8 @@ def weigh_frames(
         In half precision too: a block of them at a time is then made full.
     count : (T,) array
         Number of speakers in each frame.
-    start : (T, K) array, optional
-        Weightings to improve.
+    start : (S, K) array, optional
+        Weightings of steps, to improve.
     local : LocalSpeakers, optional
         Who speaks in the windows of the segmentation: slots then start at `Seeds`.
     grid : SlidingWindow, optional
@@ -181,7 +187,7 @@ def weigh_frames(
         head = _at_frames(weighter, encoded.heads[-1], frames.shape[1])
     solo = torch.from_numpy(solo_weights(count, step)).to(frames.device)[None, :, None]
     weighed = Weighed(
-        weightings[0].cpu().numpy(),
+        steps[0].cpu().numpy(),
         weighter.project(pooling.embed(steps * solo))[0].cpu().numpy(),
         weighter.claim(weightings, head)[0].cpu().numpy(),
     )
@@ -199,11 +205,12 @@ def weigh_again(
         Whose encoder takes what it needs of the frames from the summary and from windows.
     window : Window
     count : (T,) array
-    start : (T, K) array
+    start : (S, K) array
+        Weightings of steps.
 
     Returns
     -------
-    weightings : (T, K) array
+    weightings : (S, K) array
     """
     mean = window.summary.mean
     # nothing reads them; if something did, it would not go unnoticed
@@ -213,12 +220,13 @@ def weigh_again(
         embed_windows=lambda *_: window.embeddings,
     )
     encoded = _encode(weighter, frames, window.summary, pooling, count, start)
-    return _at_frames(weighter, encoded.weightings[-1], frames.shape[1])[0].cpu().numpy()
+    return encoded.weightings[-1][0].cpu().numpy()
 
 
 def _encode(weighter, frames, summary, pooling, count, start) -> Encoded:
     if isinstance(start, np.ndarray):
         start = torch.from_numpy(start[None]).to(frames.device)
+        start = _at_frames(weighter, start, frames.shape[1])
     return weighter.encoder(
         frames,
         summary,
@@ -252,7 +260,7 @@ class Speakers(NamedTuple):
 class SpeakerSums:
     """Sums over windows from which speakers are embedded: one pass, whatever the length of a file.
 
-    Same as `Weighter.embed` of all frames, for weightings that are constant within steps.
+    Same as `Weighter.embed` of all frames.
 
     Parameters
     ----------
@@ -279,16 +287,15 @@ class SpeakerSums:
         Parameters
         ----------
         window : Window
-        part : (t, k) array
-            Weightings.
+        part : (s, k) array
+            Weightings of steps.
         who : (k,) array of int
             Whose they are.
         weight : (s,) array, optional
             Of its steps, in embeddings; confidence is that of the weightings.
         """
         center, mean, power, size = window.summary
-        held = torch.from_numpy(part[:: self.weighter.encoder.step]).to(center.device) * size
-        # (S, k)
+        held = torch.from_numpy(part).to(center.device) * size  # (s, k)
         self.claimed[who] += held.sum(dim=0, dtype=torch.float64)[:, None]
         squared = (held.square() / size).sum(dim=0, dtype=torch.float64)[:, None]
         self.claimed_squares[who] += squared

@@ -52,7 +52,6 @@ def groups_of(
     pipeline: WeighterDiarization, slots, windows, speech, local, reference: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of groups of slots, and whether each is the one that holds most of a speaker."""
-    step = pipeline._weighter.encoder.step
     settled = pipeline.attribution.settle(slots, windows, speech, local)
     features, real = [], []
     merge = pipeline.weighter.merge
@@ -62,9 +61,9 @@ def groups_of(
         groups, found = pipeline.presence.asked
         held, start = np.zeros((len(found), reference.shape[1])), 0
         for part, who in zip(groups.weightings, groups.present, strict=True):
-            held[who] += part.T @ reference[start::step][: len(part)]
-            start += step * len(part)
-        held *= step * pipeline._weighter.frames.step
+            held[who] += part.T @ reference[start : start + len(part)]
+            start += len(part)
+        held *= pipeline._weighter.steps.step
         speaker = np.zeros(len(found), dtype=bool)
         for group, who in zip(*linear_sum_assignment(-held), strict=True):
             mine = held[group, who]
@@ -84,14 +83,15 @@ def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
     """
     audio = {key: value for key, value in in_memory(file).items() if key != "annotation"}
     count, frames, local = pipeline.compute(audio, lambda *args, **options: None)
-    grid = pipeline._weighter.frames
-    speech = sample_nearest(count, grid, len(frames))[:, 0]
+    steps = pipeline._weighter.steps
+    speech = sample_nearest(count, pipeline._weighter.frames, len(frames))[:, 0]
     windows = Windows()
     slots = pipeline.attribution.weigh(frames, speech, windows, local)
-    same, different = local_evidence(local, slots.weightings, grid)
+    same, different = local_evidence(local, slots.weightings, steps)
+    weightings = slots.joined()
     turns = [(s.start, s.end, who) for s, _, who in file["annotation"].itertracks(True)]
-    reference = discretize(turns, grid, len(frames)).numpy()
-    owner = (slots.joined().T @ reference.astype(np.float32)).argmax(axis=1)
+    reference = discretize(turns, steps, len(weightings)).numpy().astype(np.float32)
+    owner = (weightings.T @ reference).argmax(axis=1)
     (kept,) = np.nonzero((slots.confidence >= 0.3) & (slots.seconds >= 0.3))
     return {
         "embeddings": slots.embeddings[kept],
@@ -99,7 +99,7 @@ def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
         "same": same[np.ix_(kept, kept)],
         "different": different[np.ix_(kept, kept)],
         "owner": owner[kept],
-        "groups": groups_of(pipeline, slots, windows, speech, local, reference.astype(np.float32)),
+        "groups": groups_of(pipeline, slots, windows, speech, local, reference),
     }
 
 

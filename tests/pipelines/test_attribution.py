@@ -111,7 +111,7 @@ def test_improving_loses_no_speaker(pipeline, monkeypatch):
     """Weightings of a second pass are taken only if every speaker is still heard in them."""
     frames = torch.randn(200, pipeline._weighter.backbone.frame_dimension)
     speech = np.ones(200, dtype=np.uint8)
-    weightings = np.repeat(np.eye(2, dtype=np.float32), 100, axis=0)
+    weightings = np.repeat(np.eye(2, dtype=np.float32), 20, axis=0)  # of steps of five frames
     improved = pipeline.attribution.improve(weightings, frames, speech)
     assert improved.shape == weightings.shape
     assert set(improved.argmax(axis=1)) == {0, 1}
