@@ -127,7 +127,7 @@ def local_evidence(
     """
     columns = own_columns(weightings) if columns is None else columns
     M = 1 + max(slots.max(initial=-1) for slots in columns)
-    same, different = np.zeros((M, M)), np.zeros((M, M))
+    same, different = np.zeros((2, M, M), dtype=np.float32)
     num_windows, num_frames = local.active.shape
     stride = max(1, round(RESOLUTION / local.frames.step))
     read = np.arange(stride // 2, num_frames, stride)

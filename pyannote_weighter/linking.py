@@ -65,7 +65,7 @@ def link_slots(
     sums = _unit(embeddings) * seconds[:, None]
     heard = evidence is not None
     if evidence is None:
-        evidence = Evidence(*np.zeros((2, num_slots, num_slots)))
+        evidence = Evidence(*np.zeros((2, num_slots, num_slots), dtype=np.float32))
     same, different = evidence.same.copy(), evidence.different.copy()
     if windows is None:
         windows = np.ones((num_slots, 1), dtype=bool)

@@ -31,8 +31,8 @@ class WeighterOutput(DiarizeOutput):
     seconds : dict
         Seconds of speech behind that confidence: the sum of the weighting.
     weightings : SlidingWindowFeature or None
-        (steps, speakers), in the order of `speaker_diarization.labels()`; steps of the encoder, 0.1
-        s of the default Weighter.
+        (steps, speakers), in the order of `speaker_diarization.labels()`. Steps are those of the
+        encoder, 0.1 s of the default Weighter.
     embedding_id : str or None
         Names what `speaker_embeddings` were made by: those of another name do not compare.
     """

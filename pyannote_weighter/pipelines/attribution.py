@@ -11,6 +11,7 @@ from pyannote.core import SlidingWindowFeature
 
 from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_evidence
 from pyannote_weighter.linking import PARAMETERS, Groups, Slots
+from pyannote_weighter.memory import give_back
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.reconstruction import nobody, reconstruct
@@ -101,7 +102,9 @@ class Attribution:
         if not speech.any():
             return nobody(self.weighter, uri)
         windows = Windows(half=self.half)
+        give_back()
         slots = self.weigh(frames, speech, windows, local)
+        give_back()
         hook("slots", SlidingWindowFeature(slots.joined(), self.weighter.steps))
         return reconstruct(
             self.weighter,
@@ -128,10 +131,12 @@ class Attribution:
     ) -> Iterator[tuple[np.ndarray, Speakers | None]]:
         """Weightings (S, K) of speakers, the best first; the later ones lose fewer of them."""
         settled = self.settle(slots, windows, speech, local, least)
+        give_back()
         speaker_of = self._assign(settled, least, most)
         groups = settled.join(speaker_of)
         bounds = self._windows(len(speech))
         improved, speakers = improve_and_embed(self.weighter, bounds, groups, windows, speech)
+        give_back()
         yield improved.spread(), speakers
         if improved is not groups:
             yield groups.spread(), None

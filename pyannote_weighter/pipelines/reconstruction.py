@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
 from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
 from pyannote.core.utils.generators import string_generator
 
-from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.likeness import LocalSpeakers
 from pyannote_weighter.linking import Groups
 from pyannote_weighter.models import Weighter
@@ -19,23 +19,23 @@ from pyannote_weighter.pipelines.weighing import seconds_of
 from pyannote_weighter.pipelines.windows import Speakers, Windows, embed_groups
 from pyannote_weighter.segmentation import nearest_frames
 
-BLOCK = 2**15  # frames
+BLOCK = 2**21  # numbers at a time
 LOCAL_SHARE = 0.4
 """Say of the segmentation's local speakers: from 0.2 to 0.5 it makes no difference."""
 
 
-def active_speakers(
+def rank_speakers(
     weightings: SlidingWindowFeature,
     count: np.ndarray,
     frames: SlidingWindow,
     local: LocalSpeakers | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Give each frame to its most probable speakers, as many as are counted there.
 
     Parameters
     ----------
-    weightings : (T, K) SlidingWindowFeature
-    count : (T',) array of int
+    weightings : (S, K) SlidingWindowFeature
+    count : (T,) array of int
         Number of speakers at the same time.
     frames : SlidingWindow
         Frames of the count.
@@ -44,33 +44,31 @@ def active_speakers(
 
     Returns
     -------
-    active : (K, T') bool array
-        See `top_speakers`.
-    first : (T',) array of int
-        The most probable speaker, -1 where nobody speaks.
+    speakers : (T, M) array of int
+        The most probable one of each frame first, -1 where there is none; M is the largest count.
     """
     x = weightings.data
+    num_speakers = x.shape[1]
     index = nearest_frames(weightings.sliding_window, len(x), frames, len(count))
-    active = np.zeros((x.shape[1], len(count)), dtype=bool)
-    first = np.empty(len(count), dtype=np.int32)
+    most = min(num_speakers, int(count.max(initial=1)))
+    speakers = np.full((len(count), most), -1, dtype=np.int32)
     says = LocalOpinion(local, x, index) if local is not None else None
-    for start in range(0, len(count), BLOCK):
-        counted = count[start : start + BLOCK]  # (t,)
-        opinion = x[index[start : start + BLOCK]]  # (t, K)
+    block = max(1, BLOCK // num_speakers)
+    for start in range(0, len(count), block):
+        some = slice(start, min(start + block, len(count)))
+        opinion = x[index[some]]  # (t, K)
         if says is not None:
-            theirs = says(start, start + len(counted))
-            opinion = (1 - LOCAL_SHARE) * opinion + LOCAL_SHARE * theirs
-        winner = np.where(counted > 0, opinion.argmax(axis=1), -1)
-        first[start : start + BLOCK] = winner
-        (speech,) = np.nonzero(counted)
-        active[winner[speech], start + speech] = True
-        (several,) = np.nonzero(counted > 1)
-        active[:, start + several] = top_speakers(opinion[several], counted[several]).T
-    return active, first
+            opinion = (1 - LOCAL_SHARE) * opinion + LOCAL_SHARE * says(some.start, some.stop)
+        speakers[some, 0] = np.where(count[some] > 0, opinion.argmax(axis=1), -1)
+        (several,) = np.nonzero(count[some] > 1)
+        order = np.argsort(-opinion[several], axis=1, kind="stable")[:, :most]
+        counted = np.arange(most) < count[some][several, None]
+        speakers[start + several] = np.where(counted, order, -1)
+    return speakers
 
 
 def to_annotation(
-    active: np.ndarray,
+    speakers: np.ndarray,
     frames: SlidingWindow,
     min_duration_off: float = 0.0,
     names: Mapping[int, str] | None = None,
@@ -80,7 +78,8 @@ def to_annotation(
 
     Parameters
     ----------
-    active : (K, T) bool array, or iterable of its rows
+    speakers : (T, M) array of int
+        Who speaks in each frame, in any order, -1 for nobody.
     frames : SlidingWindow
     min_duration_off : float, optional
         Pauses of a speaker that are shorter are filled, in seconds.
@@ -93,40 +92,51 @@ def to_annotation(
     annotation : Annotation
         As of `SpeakerDiarizationMixin.to_annotation`.
     """
+    frame, column = np.nonzero(speakers >= 0)
+    who = speakers[frame, column]
+    order = np.argsort(who, kind="stable")  # by speaker, then in time
+    who, frame = who[order], frame[order]
+    goes_on = (np.diff(who, prepend=-1) == 0) & (np.diff(frame, prepend=-1) == 1)
+    (first,) = np.nonzero(~goes_on)
+    start = frame[first]
+    stop = frame[np.append(first[1:], len(frame))[: len(first)] - 1] + 1
+    stop = np.minimum(stop, len(speakers) - 1)  # to the end
+    tracks = list(itertools.islice(string_generator(), int(who.max(initial=-1)) + 1))
 
-    def middle(frame: int) -> float:
-        start = frames.start + frame * frames.step
-        return float(0.5 * (start + (start + frames.duration)))
+    def middle(index: np.ndarray) -> list[float]:
+        begin = frames.start + index * frames.step
+        return (0.5 * (begin + (begin + frames.duration))).tolist()
 
-    def turns() -> Iterator[tuple[Segment, str, int | str]]:
-        for speaker, (row, track) in enumerate(zip(active, string_generator(), strict=False)):
-            if names is not None and speaker not in names:
-                continue
-            (changes,) = np.nonzero(row[1:] != row[:-1])
-            changes = changes + 1
-            if len(row) and row[0]:
-                changes = np.concatenate([[0], changes])
-            if len(changes) % 2:  # to the end
-                changes = np.append(changes, len(row) - 1)
-            for first, last in changes.reshape(-1, 2):
-                if first < last:  # the last frame alone is no turn
-                    turn = Segment(middle(first), middle(last))
-                    yield turn, track, speaker if names is None else names[speaker]
-
-    annotation = Annotation.from_records(turns(), uri=uri)
+    bounds = zip(who[first].tolist(), middle(start), middle(stop), strict=True)
+    turns = (
+        (Segment(begin, end), tracks[speaker], speaker if names is None else names[speaker])
+        for speaker, begin, end in bounds
+        if begin < end and (names is None or speaker in names)  # the last frame alone is no turn
+    )
+    annotation = Annotation.from_records(turns, uri=uri)
     return annotation.support(collar=min_duration_off) if min_duration_off > 0 else annotation
 
 
-def have_turns(active: np.ndarray) -> list[int]:
-    """Speakers of (K, T) who have a turn, in order: the last frame alone is none."""
-    return np.flatnonzero(active[:, :-1].any(axis=1)).tolist()
+def have_turns(speakers: np.ndarray) -> list[int]:
+    """Who of (T, M) has a turn, in order: the last frame alone is none."""
+    found = np.unique(speakers[:-1])
+    return found[found >= 0].tolist()
+
+
+def spread(speakers: np.ndarray, num_speakers: int) -> np.ndarray:
+    """(T, M) numbers of speakers to (T, K) of 0 and 1."""
+    active = np.zeros((len(speakers), num_speakers), dtype=np.uint8)
+    frame, column = np.nonzero(speakers >= 0)
+    active[frame, speakers[frame, column]] = 1
+    return active
 
 
 def keep_columns(weightings: np.ndarray, kept: list[int]) -> np.ndarray:
     """Some columns of (T, K) weightings, ascending, without a second array: it is written over."""
     if len(kept) < weightings.shape[1]:
-        for start in range(0, len(weightings), BLOCK):
-            block = weightings[start : start + BLOCK]
+        rows = BLOCK // weightings.shape[1] + 1
+        for start in range(0, len(weightings), rows):
+            block = weightings[start : start + rows]
             block[:, : len(kept)] = block[:, kept]
     return weightings[:, : len(kept)]
 
@@ -190,25 +200,23 @@ def reconstruct(
         (candidate, who) for candidate in candidates for who in says
     ):
         columns = SlidingWindowFeature(weightings, weighter.steps)
-        active, first = active_speakers(columns, counted, frames, who)
+        ranked = rank_speakers(columns, counted, frames, who)
         # speakers who are given no time at all get no name
-        spoken = have_turns(active)
+        spoken = have_turns(ranked)
         if best is None or len(spoken) > len(best[0]):
-            best = spoken, weightings, speakers, active, first
+            best = spoken, weightings, speakers, ranked
         if len(spoken) >= min_speakers:
             break
-    spoken, weightings, speakers, active, first = best
+    spoken, weightings, speakers, ranked = best
+    num_speakers = weightings.shape[1]
     weightings = keep_columns(weightings, spoken)
     hook("weightings", SlidingWindowFeature(weightings, weighter.steps))
-    hook("discrete_diarization", SlidingWindowFeature(active.T.view(np.uint8), frames))
+    hook("discrete_diarization", SlidingWindowFeature(spread(ranked, num_speakers), frames))
     if not spoken:
         return nobody(weighter, uri)
     names = dict(zip(spoken, speaker_names(len(spoken)), strict=True))
-    diarization = to_annotation(active, frames, min_duration_off, names, uri)
-    num_speakers = len(active)
-    del best, active  # one of the largest things there are
-    alone = (first == speaker for speaker in range(num_speakers))
-    exclusive = to_annotation(alone, frames, min_duration_off, names, uri)
+    diarization = to_annotation(ranked, frames, min_duration_off, names, uri)
+    exclusive = to_annotation(ranked[:, :1], frames, min_duration_off, names, uri)
 
     if speakers is None:
         groups = Groups.gather(windows.cut(weightings))
@@ -220,7 +228,7 @@ def reconstruct(
     if listen is not None:
         number = np.full(num_speakers + 1, -1)  # the last one: nobody
         number[spoken] = np.arange(len(spoken))
-        solo = np.where(count.data[:, 0] == 1, number[first], -1)
+        solo = np.where(count.data[:, 0] == 1, number[ranked[:, 0]], -1)
         voices, heard = listen(
             solo,
             frames,

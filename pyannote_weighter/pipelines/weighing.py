@@ -141,7 +141,9 @@ def improve_groups(
     """
     if groups.number == 1 or not weighter.encoder.restarts:
         return groups
-    improved, step = [], weighter.encoder.step
+    step = weighter.encoder.step
+    # in one place: what stays between things that come and go keeps their memory from being reused
+    improved = [np.empty_like(part) for part in groups.weightings]
     heard = np.zeros(groups.number, dtype=bool)
     for index, (start, stop) in enumerate(bounds):
         part, who, count = groups.weightings[index], groups.present[index], speech[start:stop]
@@ -152,7 +154,7 @@ def improve_groups(
                 part = weigh_again(weighter, window, count, part)
             else:
                 part = weigh_frames(weighter, frames[start:stop], count, part)[0].weightings
-        improved.append(part)
+        improved[index][:] = part
         if len(who):
             spoken = np.maximum.reduceat(count, np.arange(0, len(count), step)) > 0  # (s,)
             heard[who[part.argmax(axis=1)[spoken]]] = True

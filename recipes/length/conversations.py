@@ -39,7 +39,9 @@ def main() -> None:
         _, turns = read_subset(arguments.voices, arguments.turns)
     acoustics = Acoustics()
     if arguments.stay is not None:
-        acoustics = Acoustics(stay=tuple(arguments.stay), room_share=1.0, direct_ratio=(-6.0, 10.0))
+        acoustics = Acoustics(
+            stay=tuple(arguments.stay), room_share=1.0, direct_ratio=(-6.0, 10.0)
+        )
     write_corpus(
         arguments.into,
         voices,

@@ -11,9 +11,10 @@ from pyannote.core import SlidingWindow, SlidingWindowFeature
 from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.pipelines import reconstruction
 from pyannote_weighter.pipelines.reconstruction import (
-    active_speakers,
     have_turns,
+    rank_speakers,
     reconstruct,
+    spread,
     to_annotation,
 )
 from pyannote_weighter.pipelines.windows import Speakers, Windows, weigh_frames
@@ -29,42 +30,47 @@ FRAMES = SlidingWindow(start=0.0, duration=0.0619375, step=0.016875)
     st.integers(0, 1000),
 )  # fmt: skip
 def test_turns_are_upstream_s(num_frames, num_speakers, share, min_duration_off, seed):
-    active = np.random.default_rng(seed).random((num_speakers, num_frames)) < share
+    rng = np.random.default_rng(seed)
+    active = rng.random((num_frames, num_speakers)) < share
     expected = SpeakerDiarizationMixin.to_annotation(
-        SlidingWindowFeature(active.T.astype(float), FRAMES), min_duration_off=min_duration_off
+        SlidingWindowFeature(active.astype(float), FRAMES), min_duration_off=min_duration_off
     )
-    found = to_annotation(active, FRAMES, min_duration_off)
+    numbers = np.where(active, np.arange(num_speakers), -1)
+    speakers = rng.permuted(numbers, axis=1)
+    np.testing.assert_array_equal(spread(speakers, num_speakers), active)
+    found = to_annotation(speakers, FRAMES, min_duration_off)
     assert found == expected and found.labels() == expected.labels()
     assert list(found.itertracks(yield_label=True)) == list(expected.itertracks(yield_label=True))
-    assert have_turns(active) == sorted(expected.labels())
-    names = {speaker: f"number {speaker:02d}" for speaker in have_turns(active)}
-    named = to_annotation(active, FRAMES, min_duration_off, names, "uri")
+    assert have_turns(speakers) == sorted(expected.labels())
+    names = {speaker: f"number {speaker:02d}" for speaker in have_turns(speakers)}
+    named = to_annotation(speakers, FRAMES, min_duration_off, names, "uri")
     renamed = expected.rename_labels(mapping=names)
     assert named.uri == "uri" and named.labels() == renamed.labels()
     for name in named.labels():
         assert named.label_timeline(name) == renamed.label_timeline(name)
         one = {speaker: label for speaker, label in names.items() if label == name}
-        assert to_annotation(active, FRAMES, min_duration_off, one).labels() == [name]
+        assert to_annotation(speakers, FRAMES, min_duration_off, one).labels() == [name]
 
 
 def test_no_frame_and_one_frame():
     for num_frames in (0, 1):
-        active = np.ones((2, num_frames), dtype=bool)
-        assert not to_annotation(active, FRAMES)
-        assert have_turns(active) == []
+        speakers = np.tile([0, 1], (num_frames, 1))
+        assert not to_annotation(speakers, FRAMES)
+        assert have_turns(speakers) == []
 
 
-@pytest.mark.parametrize("block", [7, 1000])
+@pytest.mark.parametrize("block", [35, 5000])
 def test_frames_go_to_the_most_probable(block, monkeypatch):
     monkeypatch.setattr(reconstruction, "BLOCK", block)
     rng = np.random.default_rng(0)
     x = SlidingWindowFeature(rng.random((40, 5)).round(1), SlidingWindow(0.025, 0.02, 0.0025))
     count = rng.integers(0, 7, 50)
-    active, first = active_speakers(x, count, FRAMES)
+    speakers = rank_speakers(x, count, FRAMES)
     opinion = sample_nearest(x, FRAMES, 50)
-    assert (active.T == top_speakers(opinion, count)).all()
+    assert (spread(speakers, 5) == top_speakers(opinion, count)).all()
     for t in range(50):
-        assert first[t] == (opinion[t].argmax() if count[t] else -1)
+        assert speakers[t, 0] == (opinion[t].argmax() if count[t] else -1)
+        assert (np.diff(opinion[t][speakers[t][speakers[t] >= 0]]) <= 0).all()
 
 
 # -- the answer -----------------------------------------------------------------------------------
