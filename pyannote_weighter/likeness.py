@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -193,6 +193,9 @@ class Likeness:
     bias, bias_apart : float
     longest : float
         Seconds above which more speech makes no difference: nothing longer was fitted.
+    typical, enough : float
+        In recordings with more than `typical` seconds of speech of all together, `longest` falls
+        with the square of it, down to `enough`: see `of_recording`.
     offset : float
         Taken from cosines, of a Weighter that has other ones than that of the coefficients: see
         `pyannote_weighter.impostors.cosine_offset`.
@@ -208,7 +211,21 @@ class Likeness:
     longer_apart: float = -0.4
     bias_apart: float = -5.8
     longest: float = 60.0
+    typical: float = 75.0
+    enough: float = 8.0
     offset: float = 0.0
+
+    def of_recording(self, seconds: float) -> Likeness:
+        """Likeness in a recording with so many seconds of speech.
+
+        The coefficients were fitted to about a minute, in which voices and places do not change:
+        the more speech, the better the embeddings, and the more alike two of one person have to be.
+        In the course of a longer recording people move and sound different, so that more speech
+        makes them no more alike, and one person would become several.
+        """
+        share = min(1.0, self.typical / max(seconds, 1e-6))
+        longest = max(min(self.enough, self.longest), self.longest * share**2)
+        return replace(self, longest=longest)
 
     def features(self, cosine, same, different, seconds, other_seconds) -> np.ndarray:
         """Stack what the first four coefficients are multiplied with: (..., 4)."""

@@ -48,7 +48,8 @@ def link_slots(
         What the segmentation says of pairs of slots; that of a group is the sum over its slots.
         Without it all slots are judged as those of different windows are.
     likeness : Likeness, optional
-        Similarity is then the probability that two groups are one person. By default it is the
+        Similarity is then the probability that two groups are one person, in a recording with as
+        much speech as the slots have. By default it is the
         cosine of their centroids, as in centroid linkage, and evidence is not looked at.
     windows : (M, W) bool array, optional
         Windows of the Weighter in which each slot is. Defaults to the same for all.
@@ -62,6 +63,8 @@ def link_slots(
     if num_slots == 0:
         return np.empty(0, dtype=int)
     seconds = np.maximum(seconds, 1e-3)
+    if likeness is not None:
+        likeness = likeness.of_recording(seconds.sum())
     sums = _unit(embeddings) * seconds[:, None]
     heard = evidence is not None
     if evidence is None:

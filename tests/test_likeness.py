@@ -129,3 +129,18 @@ def test_one_voice_in_distant_windows_is_one_person_however_long(seconds):
     assert likeness(0.85, 0.0, 0.0, seconds, seconds, False) > 0.5
     assert likeness(0.95, 0.0, 0.0, seconds, seconds, False) > 0.85
     assert likeness(0.4, 0.0, 0.0, seconds, seconds, False) < 0.2
+
+
+def test_seconds_say_less_in_long_recordings():
+    likeness = Likeness()
+    assert likeness.of_recording(0.0) == likeness.of_recording(likeness.typical) == likeness
+    longest = [likeness.of_recording(s).longest for s in (75.0, 76.0, 150.0, 200.0, 300.0, 1e5)]
+    assert longest == sorted(longest, reverse=True)
+    assert longest[2] == pytest.approx(15.0) and longest[-2:] == [8.0, 8.0]
+    alike = {"cosine": 0.6, "same": 1.0, "different": 0.0, "other_seconds": 200.0}
+    hour = likeness.of_recording(2000.0)
+    assert likeness(**alike, seconds=100.0) < 0.1 < 0.5 < hour(**alike, seconds=100.0)
+    # those with little speech are judged as ever
+    short = {"cosine": 0.6, "same": 0.0, "different": 1.0, "seconds": 2.0, "other_seconds": 5.0}
+    assert likeness(**short) == hour(**short)
+    assert Likeness(longest=3.0).of_recording(1e5).longest == 3.0  # never more
