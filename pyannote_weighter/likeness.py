@@ -219,9 +219,9 @@ class Likeness:
         """Likeness in a recording with so many seconds of speech.
 
         The coefficients were fitted to about a minute, in which voices and places do not change:
-        the more speech, the better the embeddings, and the more alike two of one person have to be.
-        In the course of a longer recording people move and sound different, so that more speech
-        makes them no more alike, and one person would become several.
+        the more speech, the better the embeddings, and the more alike two of one person have to
+        be. In the course of a longer recording people move and sound different, so that more
+        speech makes them no more alike, and one person would become several.
         """
         share = min(1.0, self.typical / max(seconds, 1e-6))
         longest = max(min(self.enough, self.longest), self.longest * share**2)
