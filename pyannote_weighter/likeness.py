@@ -193,9 +193,10 @@ class Likeness:
     bias, bias_apart : float
     longest : float
         Seconds above which more speech makes no difference: nothing longer was fitted.
-    typical, enough : float
-        In recordings with more than `typical` seconds of speech of all together, `longest` falls
-        with the square of it, down to `enough`: see `of_recording`.
+    typical, each, enough : float
+        Seconds. In recordings with more than `typical` of speech of all together, and more than
+        `each` for each slot, `longest` falls with the square of it, down to `enough`: see
+        `of_recording`.
     offset : float
         Taken from cosines, of a Weighter that has other ones than that of the coefficients: see
         `pyannote_weighter.impostors.cosine_offset`.
@@ -212,18 +213,22 @@ class Likeness:
     bias_apart: float = -5.8
     longest: float = 60.0
     typical: float = 75.0
+    each: float = 20.0
     enough: float = 8.0
     offset: float = 0.0
 
-    def of_recording(self, seconds: float) -> Likeness:
-        """Likeness in a recording with so many seconds of speech.
+    def of_recording(self, seconds: np.ndarray) -> Likeness:
+        """Likeness in a recording whose slots have so many seconds of speech, an (M,) array.
 
         The coefficients were fitted to about a minute, in which voices and places do not change:
         the more speech, the better the embeddings, and the more alike two of one person have to
         be. In the course of a longer recording people move and sound different, so that more
-        speech makes them no more alike, and one person would become several.
+        speech makes them no more alike, and one person would become several. Slots count as far as
+        they have equally much: of many people, each says little in a long recording too.
         """
-        share = min(1.0, self.typical / max(seconds, 1e-6))
+        total, power = seconds.sum(), np.square(seconds).sum()
+        number = total * total / max(power, 1e-6)
+        share = min(1.0, max(self.typical, self.each * number) / max(total, 1e-6))
         longest = max(min(self.enough, self.longest), self.longest * share**2)
         return replace(self, longest=longest)
 

@@ -64,7 +64,7 @@ def link_slots(
         return np.empty(0, dtype=int)
     seconds = np.maximum(seconds, 1e-3)
     if likeness is not None:
-        likeness = likeness.of_recording(seconds.sum())
+        likeness = likeness.of_recording(seconds)
     sums = _unit(embeddings) * seconds[:, None]
     heard = evidence is not None
     if evidence is None:

@@ -133,14 +133,20 @@ def test_one_voice_in_distant_windows_is_one_person_however_long(seconds):
 
 def test_seconds_say_less_in_long_recordings():
     likeness = Likeness()
-    assert likeness.of_recording(0.0) == likeness.of_recording(likeness.typical) == likeness
-    longest = [likeness.of_recording(s).longest for s in (75.0, 76.0, 150.0, 200.0, 300.0, 1e5)]
+    assert likeness.of_recording(np.zeros(1)) == likeness.of_recording(np.full(1, 75.0)) == likeness
+    longest = [
+        likeness.of_recording(np.full(3, seconds / 3)).longest
+        for seconds in (75.0, 76.0, 150.0, 200.0, 300.0, 1e5)
+    ]
     assert longest == sorted(longest, reverse=True)
     assert longest[2] == pytest.approx(15.0) and longest[-2:] == [8.0, 8.0]
     alike = {"cosine": 0.6, "same": 1.0, "different": 0.0, "other_seconds": 200.0}
-    hour = likeness.of_recording(2000.0)
+    hour = likeness.of_recording(np.full(4, 500.0))
     assert likeness(**alike, seconds=100.0) < 0.1 < 0.5 < hour(**alike, seconds=100.0)
     # those with little speech are judged as ever
     short = {"cosine": 0.6, "same": 0.0, "different": 1.0, "seconds": 2.0, "other_seconds": 5.0}
     assert likeness(**short) == hour(**short)
-    assert Likeness(longest=3.0).of_recording(1e5).longest == 3.0  # never more
+    assert Likeness(longest=3.0).of_recording(np.full(2, 1e5)).longest == 3.0  # never more
+    # of many people each says little
+    assert likeness.of_recording(np.full(50, 20.0)) == likeness
+    assert likeness.of_recording(np.r_[np.full(50, 20.0), 9000.0]).longest == 8.0
