@@ -133,7 +133,9 @@ def test_one_voice_in_distant_windows_is_one_person_however_long(seconds):
 
 def test_seconds_say_less_in_long_recordings():
     likeness = Likeness()
-    assert likeness.of_recording(np.zeros(1)) == likeness.of_recording(np.full(1, 75.0)) == likeness
+    assert (
+        likeness.of_recording(np.zeros(1)) == likeness.of_recording(np.full(1, 75.0)) == likeness
+    )
     longest = [
         likeness.of_recording(np.full(3, seconds / 3)).longest
         for seconds in (75.0, 76.0, 150.0, 200.0, 300.0, 1e5)
