@@ -103,8 +103,9 @@ def test_training_configuration_and_pipeline(name, tmp_path, no_download, conver
     speakers = output.speaker_diarization.labels()
     assert output.speaker_embeddings.shape == (len(speakers), weighter.hparams.dimension)
     assert speakers and np.isfinite(output.speaker_embeddings).all()
-    seconds_a_frame = backbone.frame_step / backbone.sample_rate
-    assert len(output.weightings) == pytest.approx(10 / seconds_a_frame, abs=2)
+    seconds_a_step = weighter.encoder.step * backbone.frame_step / backbone.sample_rate
+    assert output.weightings.sliding_window.step == pytest.approx(seconds_a_step)
+    assert len(output.weightings) == pytest.approx(10 / seconds_a_step, abs=1)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
