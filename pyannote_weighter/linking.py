@@ -125,6 +125,8 @@ def link_slots(
 class Groups:
     """Weightings of groups of slots of a file, window by window.
 
+    Rows are frames or longer steps, whatever the caller keeps.
+
     Attributes
     ----------
     weightings : list of (t, k) arrays
@@ -158,7 +160,7 @@ class Groups:
 
 @dataclass
 class Slots:
-    """Slots of all windows of a file.
+    """Slots of all windows of a file; rows are frames or longer steps, as in `Groups`.
 
     Attributes
     ----------

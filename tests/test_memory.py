@@ -1,3 +1,4 @@
+import mmap
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ from pyannote_weighter.memory import give_back
 def resident() -> float:
     """MB that this process holds."""
     with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096 / 1e6
+        return int(statm.read().split()[1]) * mmap.PAGESIZE / 1e6
 
 
 @pytest.mark.skipif(sys.platform != "linux" or memory._trim() is None, reason="no malloc_trim")

@@ -23,9 +23,9 @@ class LocalOpinion:
     ----------
     local : LocalSpeakers
         W windows of F frames.
-    weightings : (T, K) array
+    weightings : (S, K) array
     index : (T',) array of int
-        Frame of the weightings nearest to each frame of the segmentation, over the whole file.
+        Row of the weightings nearest to each frame of the segmentation, over the whole file.
     """
 
     def __init__(self, local: LocalSpeakers, weightings: np.ndarray, index: np.ndarray):

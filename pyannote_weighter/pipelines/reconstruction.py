@@ -45,7 +45,8 @@ def rank_speakers(
     Returns
     -------
     speakers : (T, M) array of int
-        The most probable one of each frame first, -1 where there is none; M is the largest count.
+        The most probable one of each frame first, -1 where there is none. M is the largest count,
+        at least 1 and at most K.
     """
     x = weightings.data
     num_speakers = x.shape[1]
@@ -132,7 +133,7 @@ def spread(speakers: np.ndarray, num_speakers: int) -> np.ndarray:
 
 
 def keep_columns(weightings: np.ndarray, kept: list[int]) -> np.ndarray:
-    """Some columns of (T, K) weightings, ascending, without a second array: it is written over."""
+    """Some columns of (S, K) weightings, ascending, without a second array: it is written over."""
     if len(kept) < weightings.shape[1]:
         rows = BLOCK // weightings.shape[1] + 1
         for start in range(0, len(weightings), rows):
@@ -174,7 +175,7 @@ def reconstruct(
     count : (T', 1) SlidingWindowFeature
         Number of speakers at the same time.
     local : LocalSpeakers or None
-        See `active_speakers`.
+        See `rank_speakers`.
     windows : Windows
         Of the whole file.
     min_speakers, max_speakers : int

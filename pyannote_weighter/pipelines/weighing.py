@@ -29,7 +29,7 @@ from pyannote_weighter.presence import Presence
 
 
 def cut_windows(weighter: Weighter, num_frames: int, longest: float) -> list[tuple[int, int]]:
-    """First frame and end of windows of equal length, none longer than so many seconds.
+    """First frame and end of windows of equal length, none longer than so many seconds or a step.
 
     Parameters
     ----------
@@ -41,7 +41,8 @@ def cut_windows(weighter: Weighter, num_frames: int, longest: float) -> list[tup
     """
     step = weighter.encoder.step
     num_steps = -(-num_frames // step)
-    num_windows = max(1, int(np.ceil(num_steps * weighter.steps.step / longest)))
+    most = max(1, int(longest / weighter.steps.step + 1e-6))  # steps
+    num_windows = max(1, -(-num_steps // most))
     bounds = np.linspace(0, num_steps, num_windows + 1).round().astype(int) * step
     bounds[-1] = num_frames
     return list(itertools.pairwise(bounds.tolist()))

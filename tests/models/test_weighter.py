@@ -78,6 +78,11 @@ def test_frames_in_time(weighter):
     assert weighter.receptive_field_size(3) == weighter.receptive_field_size(1) + 640
     assert weighter.receptive_field_center(2) == weighter.receptive_field_center(0) + 640
     assert weighter.frames.step == pytest.approx(0.02)
+    step = weighter.encoder.step
+    middles = [
+        sum(weighter.frames[step * s + t].middle for t in range(step)) / step for s in (0, 3)
+    ]
+    assert [weighter.steps[s].middle for s in (0, 3)] == pytest.approx(middles)
     assert weighter.num_frames(weighter.receptive_field_size(7)) == 7
 
 

@@ -29,6 +29,11 @@ def test_windows_cover_the_file(num_frames, number):
     assert (found[0][0], found[-1][1]) == (0, num_frames)
     assert max(stop - start for start, stop in found) <= 50
     assert len(found) == number
+    for longest in (0.05, 0.1, 0.25, 0.35):  # at least a step, and never more than fits
+        found = cut_windows(weighter, num_frames, longest)
+        lengths = [stop - start for start, stop in found]
+        assert sum(lengths) == num_frames and min(lengths) > 0
+        assert max(lengths) <= 5 * max(1, int(longest / 0.1 + 1e-6))
 
 
 @pytest.fixture(scope="module")

@@ -135,3 +135,22 @@ def test_reference_of_real_voices_is_true_and_tight(speech_data, corpus):
     whole = uniform_filter1d(truth.astype(np.float64), 8000) > 1 - 1e-6
     level = 10 * np.log10(smooth[whole] / np.mean(inside**2))
     assert np.mean(level < -25.0) < 0.02
+
+
+def test_who_moves_in_a_room_is_heard_to_the_end(tones, turns):
+    """Reverberation goes on after a move, and nothing is lost at the end."""
+    make = [
+        simulate_conversation(
+            tones,
+            turns,
+            np.random.default_rng(3),
+            (30.0, 40.0),
+            Acoustics(snr=None, room_share=1.0, stay=stay),
+        )
+        for stay in (None, (0.5, 2.0))
+    ]
+    (still, same), (moved, annotation) = make
+    assert still.shape == moved.shape and same == annotation
+    assert np.isfinite(moved).all()
+    speech = labelled(annotation.get_timeline().support(), moved.shape[1])
+    assert np.abs(moved[0, speech]).mean() > 10 * np.abs(moved[0, ~speech]).mean()
