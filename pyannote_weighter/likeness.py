@@ -170,6 +170,23 @@ def local_evidence(
     return Evidence(same, different)
 
 
+def counted_share(seconds: np.ndarray, typical: float, each: float) -> float:
+    """Share of the seconds of a recording that counts, as in one of usual length.
+
+    Parameters
+    ----------
+    seconds : (M,) array
+        Speech of each slot, or of each group of them.
+    typical : float
+        Seconds of speech of all up to which all of them count.
+    each : float
+        Seconds that count for each of them at least, as far as all have equally much.
+    """
+    total, power = seconds.sum(), np.square(seconds).sum()
+    number = total * total / max(power, 1e-6)
+    return min(1.0, max(typical, each * number) / max(total, 1e-6))
+
+
 @dataclass(frozen=True)
 class Likeness:
     """Log odds that two groups of slots are one person: a logistic regression.
@@ -226,9 +243,7 @@ class Likeness:
         speech makes them no more alike, and one person would become several. Slots count as far as
         they have equally much: of many people, each says little in a long recording too.
         """
-        total, power = seconds.sum(), np.square(seconds).sum()
-        number = total * total / max(power, 1e-6)
-        share = min(1.0, max(self.typical, self.each * number) / max(total, 1e-6))
+        share = counted_share(seconds, self.typical, self.each)
         longest = max(min(self.enough, self.longest), self.longest * share**2)
         return replace(self, longest=longest)
 

@@ -49,8 +49,8 @@ def link_slots(
         Without it all slots are judged as those of different windows are.
     likeness : Likeness, optional
         Similarity is then the probability that two groups are one person, in a recording with as
-        much speech as the slots have. By default it is the
-        cosine of their centroids, as in centroid linkage, and evidence is not looked at.
+        much speech as the slots have. By default it is the cosine of their centroids, as in
+        centroid linkage, and evidence is not looked at.
     windows : (M, W) bool array, optional
         Windows of the Weighter in which each slot is. Defaults to the same for all.
 
@@ -294,8 +294,8 @@ class Slots:
 
     def joined(self) -> np.ndarray:
         """(T, N) weightings of all windows; N is the largest number of slots in a window."""
-        num_frames = sum(len(part) for part in self.weightings)
-        whole = np.zeros((num_frames, max(part.shape[1] for part in self.weightings)), np.float32)
+        num_rows = sum(len(part) for part in self.weightings)
+        whole = np.zeros((num_rows, max(part.shape[1] for part in self.weightings)), np.float32)
         start = 0
         for part in self.weightings:
             whole[start : start + len(part), : part.shape[1]] = part

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from pyannote.core import SlidingWindow
 
-from pyannote_weighter.likeness import BATCH, LocalSpeakers, solo_steps
+from pyannote_weighter.likeness import BATCH, LocalSpeakers, counted_share, solo_steps
 from pyannote_weighter.linking import Groups
 
 SPEECH = 0.3  # least speech of one speaker in a step that belongs to a turn
@@ -120,9 +120,7 @@ class Presence:
 
     def share(self, seconds: np.ndarray) -> float:
         """Share of the seconds of each that counts, from the (K,) seconds of all groups."""
-        total, power = seconds.sum(), np.square(seconds).sum()
-        people = total * total / max(power, 1e-6)  # if all of them spoke equally long
-        return min(1.0, max(self.typical, self.each * people) / max(total, 1e-6))
+        return counted_share(seconds, self.typical, self.each)
 
     def trust(self, seconds: np.ndarray) -> float:
         """How far length tells who is a speaker, from the (K,) seconds of all groups: 0 to 1.

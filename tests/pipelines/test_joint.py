@@ -7,7 +7,7 @@ from pyannote.core import SlidingWindow, SlidingWindowFeature
 from pyannote_weighter.likeness import LocalSpeakers
 from pyannote_weighter.pipelines import joint, reconstruction
 from pyannote_weighter.pipelines.joint import OVERLAP, LocalOpinion
-from pyannote_weighter.pipelines.reconstruction import rank_speakers, spread
+from pyannote_weighter.pipelines.reconstruction import one_hot, rank_speakers
 
 FRAMES = SlidingWindow(start=0.0, duration=0.0619375, step=0.016875)
 
@@ -80,9 +80,9 @@ def two_speakers(overlap: bool):
 def test_two_local_speakers_are_two_speakers(block, monkeypatch):
     monkeypatch.setattr(reconstruction, "BLOCK", block)
     x, count, local, bits = two_speakers(overlap=True)
-    alone = spread(rank_speakers(x, count, FRAMES), 3)
+    alone = one_hot(rank_speakers(x, count, FRAMES), 3)
     assert alone[30:45, 2].all()  # whoever was second
-    together = spread(rank_speakers(x, count, FRAMES, local), 3)
+    together = one_hot(rank_speakers(x, count, FRAMES, local), 3)
     np.testing.assert_array_equal(together[:, :2], bits)
     assert not together[:, 2].any()
 

@@ -12,9 +12,9 @@ from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.pipelines import reconstruction
 from pyannote_weighter.pipelines.reconstruction import (
     have_turns,
+    one_hot,
     rank_speakers,
     reconstruct,
-    spread,
     to_annotation,
 )
 from pyannote_weighter.pipelines.windows import Speakers, Windows, weigh_frames
@@ -37,7 +37,7 @@ def test_turns_are_upstream_s(num_frames, num_speakers, share, min_duration_off,
     )
     numbers = np.where(active, np.arange(num_speakers), -1)
     speakers = rng.permuted(numbers, axis=1)
-    np.testing.assert_array_equal(spread(speakers, num_speakers), active)
+    np.testing.assert_array_equal(one_hot(speakers, num_speakers), active)
     found = to_annotation(speakers, FRAMES, min_duration_off)
     assert found == expected and found.labels() == expected.labels()
     assert list(found.itertracks(yield_label=True)) == list(expected.itertracks(yield_label=True))
@@ -67,7 +67,7 @@ def test_frames_go_to_the_most_probable(block, monkeypatch):
     count = rng.integers(0, 7, 50)
     speakers = rank_speakers(x, count, FRAMES)
     opinion = sample_nearest(x, FRAMES, 50)
-    assert (spread(speakers, 5) == top_speakers(opinion, count)).all()
+    assert (one_hot(speakers, 5) == top_speakers(opinion, count)).all()
     for t in range(50):
         assert speakers[t, 0] == (opinion[t].argmax() if count[t] else -1)
         assert (np.diff(opinion[t][speakers[t][speakers[t] >= 0]]) <= 0).all()

@@ -57,9 +57,9 @@ def test_slots_start_at_seeds(file):
     with torch.inference_mode():
         without = weigh_file(weighter, bounds, frames, speech)
     assert len(without.seconds) == 2 * weighter.dimension[0]
-    for each in (slots, without):  # every frame of speech is somebody's, silence nobody's
+    for each in (slots, without):  # no frame is given out more than once
         total = each.joined().repeat(5, axis=0)[:398].sum(axis=1)
-        assert total[speech == 0].max() < 1.01 and total.max() < 1.01
+        assert total.max() < 1.01
         assert each.seconds.sum() == pytest.approx(total.sum() * weighter.frames.step, rel=1e-4)
 
 
