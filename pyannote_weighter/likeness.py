@@ -77,6 +77,40 @@ def solo_steps(
     return first, (solo & inside[..., None]).astype(np.float32)
 
 
+def local_voices(local: LocalSpeakers, grid: SlidingWindow, num_frames: int) -> np.ndarray:
+    """Number the voices of frames: who talks there, in one window of the segmentation.
+
+    Windows overlap; of as few as cover the recording, each frame belongs to the one whose middle is
+    nearest. A local speaker alone is a voice; so are those of each kind of overlap, and silence.
+
+    Parameters
+    ----------
+    local : LocalSpeakers
+    grid : SlidingWindow
+        Frames, in seconds of the recording.
+    num_frames : int
+
+    Returns
+    -------
+    voices : (num_frames,) array of int
+        The same number for one voice in one window.
+    """
+    windows, frames = local.windows, local.frames
+    if not local.active.size:
+        return np.zeros(num_frames, dtype=np.int32)
+    apart = max(1, round(windows.duration / windows.step))
+    chosen = np.union1d(np.arange(0, len(local.active), apart), len(local.active) - 1)
+    starts = windows.start + windows.step * chosen
+    time = grid.start + 0.5 * grid.duration + grid.step * np.arange(num_frames)
+    middle = starts + 0.5 * windows.duration
+    owner = np.searchsorted(0.5 * (middle[1:] + middle[:-1]), time)
+    inside = time - starts[owner] - frames.start - 0.5 * frames.duration
+    index = np.rint(inside / frames.step).astype(int)
+    bits = local.active[chosen[owner], index.clip(0, local.active.shape[1] - 1)]
+    bits[(index < 0) | (index >= local.active.shape[1])] = 0
+    return owner.astype(np.int32) * 256 + bits
+
+
 class Evidence(NamedTuple):
     """What the segmentation says of pairs of slots, in seconds.
 

@@ -125,13 +125,18 @@ class CAMPPlus(Model):
             self.fbank.window_shift,
         )
 
-    def forward_frames(self, waveforms: torch.Tensor) -> torch.Tensor:
+    def forward_frames(
+        self, waveforms: torch.Tensor, voices: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Compute frames, which do not depend on who is to be pooled.
 
         Parameters
         ----------
         waveforms : (batch, 1, samples) torch.Tensor
             Samples in [-1, 1].
+        voices : (batch, frames) torch.Tensor of int, optional
+            Frames of one recording with the same number are one voice: half of each mask then
+            comes from that voice alone (`ContextAwareMasking`).
 
         Returns
         -------
@@ -150,7 +155,7 @@ class CAMPPlus(Model):
         fbank = self.fbank(waveforms.squeeze(1))
         fbank = fbank - fbank.mean(dim=1, keepdim=True)
         # (batch, fbank_frames, 80)
-        return self.xvector.frames(self.head(fbank.transpose(1, 2)))
+        return self.xvector.frames(self.head(fbank.transpose(1, 2)), voices)
 
     def forward_embedding(
         self, frames: torch.Tensor, weights: torch.Tensor | None = None

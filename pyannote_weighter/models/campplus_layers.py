@@ -9,13 +9,18 @@ for Speaker Verification Using Context-Aware Masking". Interspeech 2023.
 https://arxiv.org/abs/2303.00332
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 SEGMENT = 100  # frames that share one local context (2 s)
+OWN = 0.5  # share of a mask that comes from the voice of the frame, where voices are known
 REACH = 10  # frames that the head sees on either side: ten layers of three
 PIECE = 1500  # frames that go through the head at once: more take new pages of memory each time
 
@@ -122,8 +127,58 @@ class TDNN(nn.Module):
         return self.nonlinear(self.linear(x))
 
 
+class Voices(NamedTuple):
+    """Which frames are one voice, in the form in which `ContextAwareMasking` needs it.
+
+    A part is what one voice has of one segment of 2 s.
+
+    Attributes
+    ----------
+    voice_mean : (batch, frames, voices) tensor
+        Frames times this are the mean of each voice.
+    part_mean : (batch, frames, parts) tensor
+        The same for parts.
+    voice, segment : (batch, 1, parts) tensors of int
+        Of each part.
+    part : (batch, 1, frames) tensor of int
+        Of each frame.
+    """
+
+    voice_mean: torch.Tensor
+    part_mean: torch.Tensor
+    voice: torch.Tensor
+    segment: torch.Tensor
+    part: torch.Tensor
+
+    @classmethod
+    def number(cls, labels: torch.Tensor, dtype: torch.dtype = torch.float32) -> Voices:
+        """From (batch, frames) labels: frames of one recording with the same one are one voice."""
+        segment_of = torch.arange(labels.shape[1], device=labels.device) // SEGMENT
+        voice_of, part_of, voice, segment = [], [], [], []
+        for row in labels:
+            names, in_voice = row.unique(return_inverse=True)
+            parts, in_part = (segment_of * len(names) + in_voice).unique(return_inverse=True)
+            voice_of.append(in_voice)
+            part_of.append(in_part)
+            voice.append(parts % len(names))
+            segment.append(parts // len(names))
+        voice_of, part_of = torch.stack(voice_of), torch.stack(part_of)
+
+        def mean(number: torch.Tensor) -> torch.Tensor:
+            members = F.one_hot(number).to(dtype)  # (batch, frames, groups)
+            return members / members.sum(dim=1, keepdim=True).clamp(min=1)
+
+        described = (pad_sequence(each, batch_first=True)[:, None] for each in (voice, segment))
+        return cls(mean(voice_of), mean(part_of), *described, part_of[:, None])
+
+
 class ContextAwareMasking(nn.Module):
-    """Convolution masked by what the recording and the 2 s around the frame contain."""
+    """Convolution masked by what the recording and the 2 s around the frame contain.
+
+    Where several people talk, these contain other people than the one of the frame: the masks of a
+    short turn are then those of somebody else's voice. With `voices`, half of each mask comes
+    from the frame's own voice, in the recording and in the 2 s.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int):
         super().__init__()
@@ -138,15 +193,24 @@ class ContextAwareMasking(nn.Module):
         self.linear1 = nn.Conv1d(in_channels, in_channels // 2, 1)
         self.linear2 = nn.Conv1d(in_channels // 2, out_channels, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, voices: Voices | None = None) -> torch.Tensor:
         """(batch, in_channels, frames) to (batch, out_channels, frames)."""
         segments = F.avg_pool1d(x, SEGMENT, stride=SEGMENT, ceil_mode=True)
         # (batch, in_channels, segments); the last one averages what is left
-        context = F.relu(self.linear1(x.mean(dim=-1, keepdim=True) + segments))
-        mask = torch.sigmoid(self.linear2(context))
+        mask = self.mask(x.mean(dim=-1, keepdim=True) + segments)
         # (batch, out_channels, segments): kernels of 1, so expanding afterwards is the same
-        mask = mask.repeat_interleave(SEGMENT, dim=-1)[..., : x.shape[-1]]
+        if voices is None:
+            mask = mask.repeat_interleave(SEGMENT, dim=-1)[..., : x.shape[-1]]
+        else:
+            own = torch.take_along_dim(x @ voices.voice_mean, voices.voice, dim=-1)
+            own = self.mask(own + x @ voices.part_mean)  # (batch, out_channels, parts)
+            mask = torch.take_along_dim(mask, voices.segment, dim=-1)
+            mask = torch.take_along_dim(torch.lerp(mask, own, OWN), voices.part, dim=-1)
         return self.linear_local(x) * mask
+
+    def mask(self, context: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, contexts) to (batch, out_channels, contexts)."""
+        return torch.sigmoid(self.linear2(F.relu(self.linear1(context))))
 
 
 class DenseLayer(nn.Module):
@@ -159,9 +223,9 @@ class DenseLayer(nn.Module):
         self.nonlinear2 = _batchnorm_relu(bottleneck)
         self.cam_layer = ContextAwareMasking(bottleneck, growth, 3, dilation)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, voices: Voices | None = None) -> torch.Tensor:
         """(batch, in_channels, frames) to (batch, growth, frames)."""
-        return self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))))
+        return self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))), voices)
 
 
 class DenseBlock(nn.Module):
@@ -177,11 +241,11 @@ class DenseBlock(nn.Module):
         self.in_channels, self.growth = in_channels, growth
         self.out_channels = in_channels + num_layers * growth
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, voices: Voices | None = None) -> torch.Tensor:
         """(batch, in_channels, frames) to (batch, out_channels, frames)."""
         if torch.is_grad_enabled() or len(x) != 1:
             for layer in self.children():
-                x = torch.cat([x, layer(x)], dim=1)
+                x = torch.cat([x, layer(x, voices)], dim=1)
             return x
         # without gradients nothing has to be kept: each layer writes behind what it reads, which
         # lies in one piece
@@ -189,7 +253,7 @@ class DenseBlock(nn.Module):
         whole[:, : self.in_channels] = x
         for number, layer in enumerate(self.children()):
             known = self.in_channels + number * self.growth
-            whole[:, known : known + self.growth] = layer(whole[:, :known])
+            whole[:, known : known + self.growth] = layer(whole[:, :known], voices)
         return whole
 
 
@@ -247,9 +311,13 @@ class XVector(nn.Module):
         self.dense = Dense(2 * channels, dimension)
         self.out_channels = channels
 
-    def frames(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, in_channels, fbank_frames) to (batch, out_channels, fbank_frames / 2)."""
+    def frames(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, in_channels, fbank_frames) to (batch, out_channels, fbank_frames / 2).
+
+        `labels` are those of `Voices.number`, one for each of the latter frames.
+        """
         x = self.tdnn(x)
+        voices = None if labels is None else Voices.number(labels, x.dtype)
         for i in range(1, self.num_blocks + 1):
-            x = getattr(self, f"transit{i}")(getattr(self, f"block{i}")(x))
+            x = getattr(self, f"transit{i}")(getattr(self, f"block{i}")(x, voices))
         return self.out_nonlinear(x)

@@ -17,7 +17,7 @@ from pyannote.core import Annotation, SlidingWindowFeature
 from pyannote.metrics.diarization import GreedyDiarizationErrorRate
 from pyannote.pipeline.parameter import ParamDict, Uniform
 
-from pyannote_weighter.likeness import Likeness, LocalSpeakers
+from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_voices
 from pyannote_weighter.linking import PARAMETERS
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import stream_frames
@@ -298,12 +298,14 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         backbone = self._weighter.backbone
         frames = Rows(backbone.frame_dimension, self.half)
         with open_recording(file, self._weighter.hparams.sample_rate) as recording:
+            num_frames = max(0, backbone.num_frames(recording.num_samples))
             for some in stream_frames(
                 backbone,
                 recording.read,
                 recording.num_samples,
                 batch_size=self.embedding_batch_size,
                 progress=lambda done, total: hook("embeddings", None, completed=done, total=total),
+                voices=local_voices(local, self._weighter.frames, num_frames),
             ):
                 frames.append(some)
         hook("embeddings", frames)

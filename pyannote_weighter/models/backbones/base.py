@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -42,6 +43,8 @@ class Backbone(nn.Module):
     reloadable : bool
         Whether the same name or config brings the same weights back, so that checkpoints may
         leave them out. False for random weights.
+    hears_voices : bool
+        Whether `compute_frames` takes `voices` too, see `forward`.
     frozen : bool
         Whether the weights are kept as they are. Change it by `freeze`.
     """
@@ -53,6 +56,7 @@ class Backbone(nn.Module):
     receptive_field_size: int
     deviation: bool = True
     reloadable: bool = True
+    hears_voices: bool = False
     frozen: bool = True
 
     @property
@@ -82,13 +86,17 @@ class Backbone(nn.Module):
         """(batch, items, C or 2 C) pooled frames to (batch, items, dimension)."""
         return statistics
 
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def forward(self, waveforms: Tensor, voices: Tensor | None = None) -> Tensor:
         """Compute frames.
 
         Parameters
         ----------
         waveforms : (batch, 1, samples) torch.Tensor
             Samples in [-1, 1].
+        voices : (batch, frames) torch.Tensor of int, optional
+            Frames of one recording with the same number are one voice, for a backbone whose frames
+            depend on who else talks around them. One that does not look at it computes the same
+            frames without.
 
         Returns
         -------
@@ -109,6 +117,8 @@ class Backbone(nn.Module):
                 f"{self.receptive_field_size}: pad them or leave them out"
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            if voices is not None and self.hears_voices:
+                return self.compute_frames(waveforms, voices)
             return self.compute_frames(waveforms)
 
     def embed(self, frames: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -201,6 +211,7 @@ def stream_frames(
     window: float = 30.0,
     batch_size: int = 4,
     progress: Callable[[int, int], None] | None = None,
+    voices: np.ndarray | None = None,
 ) -> Iterator[Tensor]:
     """Compute the frames of a recording of any length, in windows without overlap.
 
@@ -221,6 +232,8 @@ def stream_frames(
         Windows computed at once. Defaults to 4.
     progress : callable, optional
         Called with (windows done, windows in all) after every batch.
+    voices : (num_frames(num_samples),) array of int, optional
+        Frames near each other with the same number are one voice, see `Backbone.forward`.
 
     Yields
     ------
@@ -245,8 +258,13 @@ def stream_frames(
         windows = torch.stack(
             [samples[:, start * backbone.frame_step - first :][:, :num_samples] for start in batch]
         )  # (batch, 1, num_samples)
+        told = None
+        if voices is not None:
+            length = backbone.num_frames(num_samples)
+            told = np.stack([voices[start : start + length] for start in batch])
+            told = torch.from_numpy(told).to(backbone.device)
         with torch.no_grad():
-            computed = backbone(windows.to(backbone.device))
+            computed = backbone(windows.to(backbone.device), told)
         for frames, start, end in zip(computed, batch, ends[done:], strict=False):
             yield frames[: end - start]
         if progress is not None:
@@ -259,12 +277,13 @@ def window_frames(
     window: float = 30.0,
     batch_size: int = 4,
     progress: Callable[[int, int], None] | None = None,
+    voices: np.ndarray | None = None,
 ) -> Tensor:
     """Compute the frames of a waveform as `stream_frames` does, all in one tensor.
 
     Parameters
     ----------
-    backbone, window, batch_size, progress
+    backbone, window, batch_size, progress, voices
         See `stream_frames`.
     waveform : (1, samples) torch.Tensor
 
@@ -291,6 +310,7 @@ def window_frames(
         window,
         batch_size,
         progress,
+        voices,
     ):
         frames[done : done + len(some)] = some
         done += len(some)

