@@ -80,8 +80,9 @@ def solo_steps(
 def local_voices(local: LocalSpeakers, grid: SlidingWindow, num_frames: int) -> np.ndarray:
     """Number the voices of frames: who talks there, in one window of the segmentation.
 
-    Windows overlap; of as few as cover the recording, each frame belongs to the one whose middle is
-    nearest. A local speaker alone is a voice; so are those of each kind of overlap, and silence.
+    Windows overlap: as few as cover the recording are looked at, and each frame belongs to the one
+    whose middle is nearest. A local speaker who talks alone is a voice, those who overlap are one
+    of their own, and so is silence.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pyannote.core import SlidingWindow
 
-from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_evidence
+from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_evidence, local_voices
 
 FRAMES = SlidingWindow(duration=0.025, step=0.02)
 LOCAL = SlidingWindow(duration=0.062, step=0.017)
@@ -32,6 +32,35 @@ def plain_evidence(active, windows, weightings, N):
                     same[n, m] += agreement * seconds
                     different[n, m] += (1 - agreement) * seconds
     return same, different
+
+
+@pytest.mark.parametrize("step, num_windows", [(0.5, 15), (2.0, 4), (0.75, 1)])
+def test_voices_are_those_of_the_nearest_window_slow_and_plain(step, num_windows):
+    rng = np.random.default_rng(0)
+    windows = SlidingWindow(duration=2.0, step=step)
+    active = rng.random((num_windows, 115, 3)) < 0.3
+    local = LocalSpeakers(LocalSpeakers.pack(active), windows, LOCAL)
+    length = round(((num_windows - 1) * step + 2.0) / 0.02) + 30  # beyond the last window
+    voices = local_voices(local, FRAMES, length)
+    apart = round(2.0 / step)
+    chosen = sorted({*range(0, num_windows, apart), num_windows - 1})
+    said = {}
+    for t in range(length):
+        time = 0.02 * t + 0.0125
+        w = min(chosen, key=lambda w: abs(w * step + 1.0 - time))
+        f = round((time - w * step - 0.031) / 0.017)
+        who = tuple(active[w, f]) if 0 <= f < 115 else (False, False, False)
+        said.setdefault(voices[t], set()).add((w, who))
+    assert all(len(meant) == 1 for meant in said.values())
+    assert len(set.union(*said.values())) == len(said) > 3 * len(chosen)
+
+
+def test_voices_without_windows():
+    nothing = LocalSpeakers(
+        np.zeros((0, 115), dtype=np.uint8), SlidingWindow(duration=2.0, step=0.5), LOCAL
+    )
+    assert not local_voices(nothing, FRAMES, 7).any()
+    assert local_voices(nothing, FRAMES, 0).shape == (0,)
 
 
 @pytest.mark.parametrize("lengths", [[400], [150, 250], [199, 201]])

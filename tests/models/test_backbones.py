@@ -1,5 +1,6 @@
 import urllib.error
 
+import numpy as np
 import pytest
 import torch
 from pyannote.audio import Model
@@ -197,6 +198,25 @@ def test_frames_are_streamed_in_order(backbone):
     assert torch.equal(torch.cat(parts), window_frames(backbone, waveform, 0.5, batch_size=2))
     assert len(read) == 3 and max(stop - start for start, stop in read) < 18000
     assert list(stream_frames(backbone, samples, 50)) == []
+
+
+def test_voices_are_told_window_by_window(backbone):
+    waveform = torch.randn(1, 40000)
+    num_frames = backbone.num_frames(40000)
+    voices = np.random.default_rng(0).integers(3, size=num_frames).astype(np.int32)
+    usual = window_frames(backbone, waveform, 0.5, batch_size=2)
+    told = window_frames(backbone, waveform, 0.5, batch_size=2, voices=voices)
+    assert told.shape == usual.shape
+    assert torch.equal(told, usual) == (not backbone.hears_voices)
+    one_by_one = window_frames(backbone, waveform, 0.5, batch_size=1, voices=voices)
+    torch.testing.assert_close(told, one_by_one, rtol=1e-3, atol=1e-3)
+    # the last window reaches back, and brings its voices along
+    length = round(0.5 * backbone.sample_rate / backbone.frame_step)
+    first = (num_frames - length) * backbone.frame_step
+    stop = first + (length - 1) * backbone.frame_step + backbone.receptive_field_size
+    alone = backbone(waveform[None, :, first:stop], torch.from_numpy(voices[None, -length:]))[0]
+    beyond = num_frames % length
+    torch.testing.assert_close(told[-beyond:], alone[-beyond:], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("deviation", [True, False])

@@ -13,6 +13,7 @@ from pyannote_weighter.models.campplus_layers import (
     ContextAwareMasking,
     DenseBlock,
     Head,
+    Voices,
 )
 
 
@@ -57,6 +58,76 @@ def test_context_aware_masking_slow_and_plain():
         hidden = torch.relu(layer.linear1(context[..., None]))
         mask = torch.sigmoid(layer.linear2(hidden))[..., 0]
         torch.testing.assert_close(y[..., t], plain[..., t] * mask)
+
+
+def test_half_of_a_mask_comes_from_the_voice_slow_and_plain():
+    torch.manual_seed(0)
+    layer = ContextAwareMasking(8, 4, 3, dilation=2)
+    x = torch.randn(2, 8, 2 * SEGMENT + 7)
+    labels = torch.randint(3, x.shape[::2]) * 7 - 5
+    labels[1, :SEGMENT] = 9  # recordings have voices of their own, and other numbers of them
+    y, usual = layer(x, Voices.number(labels)), layer(x)
+    plain = F.conv1d(x, layer.linear_local.weight, padding=2, dilation=2)
+
+    def mask(context):
+        hidden = torch.relu(layer.linear1(context[None, :, None]))
+        return torch.sigmoid(layer.linear2(hidden))[0, :, 0]
+
+    for b in range(2):
+        for t in (0, 1, SEGMENT - 1, SEGMENT, 2 * SEGMENT, x.shape[-1] - 1):
+            mine = labels[b] == labels[b, t]
+            near = mine & (torch.arange(x.shape[-1]) // SEGMENT == t // SEGMENT)
+            own = mask(x[b][:, mine].mean(-1) + x[b][:, near].mean(-1))
+            expected = 0.5 * usual[b, :, t] + 0.5 * own * plain[b, :, t]
+            torch.testing.assert_close(y[b, :, t], expected)
+    # one voice, and one voice a segment
+    torch.testing.assert_close(layer(x, Voices.number(labels.new_zeros(labels.shape))), usual)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_voices_need_not_be_known(batch_size):
+    torch.manual_seed(0)
+    block = DenseBlock(3, in_channels=8, growth=4, bottleneck=6, dilation=2).eval()
+    x = torch.randn(batch_size, 8, 230)
+    labels = torch.randint(4, (batch_size, 230))
+    torch.testing.assert_close(
+        block(x, Voices.number(torch.zeros_like(labels))), block(x), rtol=1e-4, atol=1e-5
+    )
+    together = block(x, Voices.number(labels))
+    assert (together - block(x)).abs().max() > 1e-3
+    with torch.no_grad():
+        for b in range(batch_size):
+            alone = block(x[b : b + 1], Voices.number(labels[b : b + 1]))
+            torch.testing.assert_close(together[b : b + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "around, turn, other, same",
+    [  # seconds of the sample, in which two people talk
+        ((11, 12, 13, 14), (22, 22.8), (18.9, 21.4), (14.7, 17.8)),
+        ((15, 16, 16.2, 17.2), (12, 12.8), (22, 28), (18.9, 21.4)),
+        ((23, 24, 25, 26), (12, 12.5), (14.7, 17.8), (10.7, 14.4)),
+    ],
+)
+def test_a_turn_within_somebody_elses_is_told_apart_better(
+    model, waveform, around, turn, other, same
+):
+    def cut(start, stop):
+        return waveform[..., int(16000 * start) : int(16000 * stop)]
+
+    mixed = torch.cat([cut(*around[:2]), cut(*turn), cut(*around[2:])], dim=-1)
+    voices = torch.zeros(1, model.num_frames(mixed.shape[-1]), dtype=torch.long)
+    voices[:, 50 : 50 + round(50 * (turn[1] - turn[0]))] = 1
+    margins = []
+    with torch.inference_mode():
+        for told in (None, voices):
+            found = model.forward_embedding(model.forward_frames(mixed, told), voices.float())
+            margins.append(
+                F.cosine_similarity(found, model(cut(*same))).item()
+                - F.cosine_similarity(found, model(cut(*other))).item()
+            )
+    usual, better = margins
+    assert better > usual + 0.03
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
