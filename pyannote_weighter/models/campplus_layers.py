@@ -134,19 +134,18 @@ class Voices(NamedTuple):
 
     Attributes
     ----------
-    voice_mean : (batch, frames, voices) tensor
-        Frames times this are the mean of each voice.
     part_mean : (batch, frames, parts) tensor
-        The same for parts.
-    voice, segment : (batch, 1, parts) tensors of int
+        Frames times this are the mean of each part.
+    context : (batch, parts, parts) tensor
+        Means of parts times this are, for each part, its own mean and that of its voice, added.
+    segment : (batch, 1, parts) tensor of int
         Of each part.
     part : (batch, 1, frames) tensor of int
         Of each frame.
     """
 
-    voice_mean: torch.Tensor
     part_mean: torch.Tensor
-    voice: torch.Tensor
+    context: torch.Tensor
     segment: torch.Tensor
     part: torch.Tensor
 
@@ -154,22 +153,24 @@ class Voices(NamedTuple):
     def number(cls, labels: torch.Tensor, dtype: torch.dtype = torch.float32) -> Voices:
         """From (batch, frames) labels: frames of one recording with the same one are one voice."""
         segment_of = torch.arange(labels.shape[1], device=labels.device) // SEGMENT
-        voice_of, part_of, voice, segment = [], [], [], []
+        part_of, voice, segment = [], [], []
         for row in labels:
-            names, in_voice = row.unique(return_inverse=True)
-            parts, in_part = (segment_of * len(names) + in_voice).unique(return_inverse=True)
-            voice_of.append(in_voice)
+            names, voice_of = row.unique(return_inverse=True)
+            parts, in_part = (segment_of * len(names) + voice_of).unique(return_inverse=True)
             part_of.append(in_part)
             voice.append(parts % len(names))
             segment.append(parts // len(names))
-        voice_of, part_of = torch.stack(voice_of), torch.stack(part_of)
-
-        def mean(number: torch.Tensor) -> torch.Tensor:
-            members = F.one_hot(number).to(dtype)  # (batch, frames, groups)
-            return members / members.sum(dim=1, keepdim=True).clamp(min=1)
-
-        described = (pad_sequence(each, batch_first=True)[:, None] for each in (voice, segment))
-        return cls(mean(voice_of), mean(part_of), *described, part_of[:, None])
+        # recordings with fewer parts have empty ones
+        part, voice, segment = (
+            pad_sequence(each, batch_first=True) for each in (part_of, voice, segment)
+        )
+        members = F.one_hot(part, voice.shape[1]).to(dtype)  # (batch, frames, parts)
+        size = members.sum(dim=1)[..., None]  # (batch, parts, 1)
+        held = (voice[:, :, None] == voice[:, None]) * size
+        own = held / held.sum(dim=1, keepdim=True)
+        context = own + torch.eye(voice.shape[1], dtype=dtype, device=labels.device)
+        part_mean = members / size.mT.clamp(min=1)
+        return cls(part_mean, context, segment[:, None], part[:, None])
 
 
 class ContextAwareMasking(nn.Module):
@@ -202,8 +203,8 @@ class ContextAwareMasking(nn.Module):
         if voices is None:
             mask = mask.repeat_interleave(SEGMENT, dim=-1)[..., : x.shape[-1]]
         else:
-            own = torch.take_along_dim(x @ voices.voice_mean, voices.voice, dim=-1)
-            own = self.mask(own + x @ voices.part_mean)  # (batch, out_channels, parts)
+            own = self.mask(x @ voices.part_mean @ voices.context)
+            # (batch, out_channels, parts)
             mask = torch.take_along_dim(mask, voices.segment, dim=-1)
             mask = torch.take_along_dim(torch.lerp(mask, own, OWN), voices.part, dim=-1)
         return self.linear_local(x) * mask
