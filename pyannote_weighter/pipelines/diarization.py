@@ -218,7 +218,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         output = self.assign(frames, count, local, min_speakers, max_speakers, uri, told, listen)
         if annotation_only:
             return output.speaker_diarization
-        output.embedding_id = f"{self._fingerprint}-{'pooled' if listen is None else 'alone'}"
+        pooled = "voices" if self._weighter.backbone.hears_voices else "pooled"
+        output.embedding_id = f"{self._fingerprint}-{pooled if listen is None else 'alone'}"
         return output
 
     @cached_property
@@ -298,7 +299,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         backbone = self._weighter.backbone
         frames = Rows(backbone.frame_dimension, self.half)
         with open_recording(file, self._weighter.hparams.sample_rate) as recording:
-            num_frames = max(0, backbone.num_frames(recording.num_samples))
+            num_frames = backbone.num_frames(recording.num_samples)
             for some in stream_frames(
                 backbone,
                 recording.read,

@@ -217,6 +217,9 @@ def test_voices_are_told_window_by_window(backbone):
     alone = backbone(waveform[None, :, first:stop], torch.from_numpy(voices[None, -length:]))[0]
     beyond = num_frames % length
     torch.testing.assert_close(told[-beyond:], alone[-beyond:], rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=f"voices of {num_frames} frames, got {num_frames - 1}"):
+        window_frames(backbone, waveform, voices=voices[1:])
+    assert window_frames(backbone, torch.zeros(1, 50), voices=voices[:0]).shape[0] == 0
 
 
 @pytest.mark.parametrize("deviation", [True, False])

@@ -69,7 +69,7 @@ def test_speakers_are_in_the_order_of_labels(pipeline, loaded, sample):
     """Each column of the weightings has the time, embedding and confidence of its label."""
     pipeline.embedding_duration = 0.0
     output = pipeline(dict(sample))
-    assert output.embedding_id == f"{fingerprint(loaded._weighter)}-pooled"
+    assert output.embedding_id == f"{fingerprint(loaded._weighter)}-voices"
     weightings = output.weightings
     labels = output.speaker_diarization.labels()
     num_frames, step = loaded._weighter.num_frames(480000), loaded._weighter.encoder.step

@@ -240,8 +240,15 @@ def stream_frames(
     frames : (some, frame_dimension) torch.Tensor
         One after the other, `num_frames(num_samples)` in all; without gradient, on the device of
         the backbone. Nothing if the recording is too short for one.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer voices than frames.
     """
     total = backbone.num_frames(num_samples)
+    if voices is not None and len(voices) != total:
+        raise ValueError(f"expected the voices of {total} frames, got {len(voices)}")
     if total < 1:
         return
     per_window = max(1, round(window * backbone.sample_rate / backbone.frame_step))
@@ -295,7 +302,7 @@ def window_frames(
     Raises
     ------
     ValueError
-        If the waveform has another shape.
+        If the waveform has another shape, or there are more or fewer voices than frames.
     """
     if waveform.ndim != 2 or waveform.shape[0] != 1:
         raise ValueError(f"expected a waveform of shape (1, samples), got {tuple(waveform.shape)}")
