@@ -1,8 +1,9 @@
 """Are two slots one person? What they sound like, and what the segmentation says of them.
 
 A segmentation model tells the speakers of its windows apart, a few seconds at a time. Two slots
-that share a local speaker are probably one person; two that have one each are not. Embeddings know
-nothing of that, and it does not depend on the channel, which embeddings do.
+that share a local speaker are probably one person; two that have one each are not. It does not
+depend on the channel, which embeddings do. (Those of a backbone that hears voices know a little of
+local speakers, too: `local_voices`.)
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def local_voices(local: LocalSpeakers, grid: SlidingWindow, num_frames: int) -> 
     """Number the voices of frames: who talks there, in one window of the segmentation.
 
     Windows overlap: as few as cover the recording are looked at, and each frame belongs to the one
-    whose middle is nearest. A local speaker who talks alone is a voice, those who overlap are one
-    of their own, and so is silence.
+    whose middle is nearest. A local speaker who talks alone is a voice, each combination of those
+    who talk at once is one, and so is silence, which includes what no frame of the segmentation
+    covers: some hundredths of a second where windows meet.
 
     Parameters
     ----------
@@ -99,7 +101,7 @@ def local_voices(local: LocalSpeakers, grid: SlidingWindow, num_frames: int) -> 
     windows, frames = local.windows, local.frames
     if not local.active.size:
         return np.zeros(num_frames, dtype=np.int32)
-    apart = max(1, round(windows.duration / windows.step))
+    apart = max(1, int(windows.duration / windows.step + 1e-6))
     chosen = np.union1d(np.arange(0, len(local.active), apart), len(local.active) - 1)
     starts = windows.start + windows.step * chosen
     time = grid.start + 0.5 * grid.duration + grid.step * np.arange(num_frames)

@@ -128,7 +128,7 @@ class CAMPPlus(Model):
     def forward_frames(
         self, waveforms: torch.Tensor, voices: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Compute frames, which do not depend on who is to be pooled.
+        """Compute frames, which do not depend on who is to be pooled, but on voices if told.
 
         Parameters
         ----------

@@ -70,12 +70,12 @@ def _models(folder: Path) -> tuple:
     weighter = pipeline._weighter
     compute, known = weighter.backbone.compute_frames, {}
 
-    def compute_once(waveforms: torch.Tensor, voices: torch.Tensor) -> torch.Tensor:
-        key = hash(waveforms.numpy().tobytes() + voices.numpy().tobytes())
+    def compute_once(waveforms: torch.Tensor, *voices: torch.Tensor) -> torch.Tensor:
+        key = hash(b"".join(told.numpy().tobytes() for told in (waveforms, *voices)))
         if key not in known:
             if len(known) == 64:  # windows: more than a file of the protocols here
                 known.clear()
-            known[key] = compute(waveforms, voices)
+            known[key] = compute(waveforms, *voices)
         return known[key]
 
     weighter.backbone.compute_frames = compute_once

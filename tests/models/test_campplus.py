@@ -80,7 +80,7 @@ def test_half_of_a_mask_comes_from_the_voice_slow_and_plain():
             own = mask(x[b][:, mine].mean(-1) + x[b][:, near].mean(-1))
             expected = 0.5 * usual[b, :, t] + 0.5 * own * plain[b, :, t]
             torch.testing.assert_close(y[b, :, t], expected)
-    # one voice, and one voice a segment
+    # all of it one voice
     torch.testing.assert_close(layer(x, Voices.number(labels.new_zeros(labels.shape))), usual)
 
 

@@ -17,6 +17,8 @@ from pyannote.metrics.diarization import DiarizationErrorRate
 from pyannote.pipeline import Optimizer
 
 from pyannote_weighter import __version__
+from pyannote_weighter.likeness import local_voices
+from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.models.checkpoint import fingerprint, save_checkpoint
 from pyannote_weighter.output import to_json
 from pyannote_weighter.pipelines import WeighterDiarization, diarization
@@ -82,10 +84,17 @@ def test_speakers_are_in_the_order_of_labels(pipeline, loaded, sample):
     c = (x**2).sum(dim=1) / x.sum(dim=1)
     assert list(output.confidence.values()) == pytest.approx(c[0].tolist(), abs=1e-5)
 
-    _, frames, _ = pipeline.compute(dict(sample), lambda *args, **options: None)
-    with torch.inference_mode():
-        embeddings = loaded._weighter.embed(frames[:].float()[None], x)[0].numpy()
+    # of frames that know the local speakers of the segmentation
+    _, _, local = pipeline.compute(dict(sample), lambda *args, **options: None)
+    voices = local_voices(local, loaded._weighter.frames, num_frames)
+    embeddings, without = (
+        loaded._weighter.embed(
+            window_frames(loaded._weighter.backbone, sample["waveform"], voices=told)[None], x
+        )[0].detach()
+        for told in (voices, None)
+    )
     np.testing.assert_allclose(output.speaker_embeddings, embeddings, atol=1e-3)
+    assert np.abs(output.speaker_embeddings - without.numpy()).max() > 0.05
 
     # the segmentation has a say in turns, a small one
     agreed = []
