@@ -83,8 +83,8 @@ def local_voices(local: LocalSpeakers, grid: SlidingWindow, num_frames: int) -> 
 
     Windows overlap: as few as cover the recording are looked at, and each frame belongs to the one
     whose middle is nearest. A local speaker who talks alone is a voice, each combination of those
-    who talk at once is one, and so is silence, which includes what no frame of the segmentation
-    covers: some hundredths of a second where windows meet.
+    who talk at once is one, and so is silence. Where windows meet, the frames of the segmentation
+    leave out some hundredths of a second, which belong to the nearest one.
 
     Parameters
     ----------
@@ -110,7 +110,6 @@ def local_voices(local: LocalSpeakers, grid: SlidingWindow, num_frames: int) -> 
     inside = time - starts[owner] - frames.start - 0.5 * frames.duration
     index = np.rint(inside / frames.step).astype(int)
     bits = local.active[chosen[owner], index.clip(0, local.active.shape[1] - 1)]
-    bits[(index < 0) | (index >= local.active.shape[1])] = 0
     return owner.astype(np.int32) * 256 + bits
 
 

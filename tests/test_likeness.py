@@ -50,9 +50,8 @@ def test_voices_are_those_of_the_nearest_window_slow_and_plain(step, num_windows
     for t in range(length):
         time = 0.02 * t + 0.0125
         w = min(chosen, key=lambda w: abs(w * step + 1.0 - time))
-        f = round((time - w * step - 0.031) / 0.017)
-        who = tuple(active[w, f]) if 0 <= f < 115 else (False, False, False)
-        said.setdefault(voices[t], set()).add((w, who))
+        f = min(max(round((time - w * step - 0.031) / 0.017), 0), 114)
+        said.setdefault(voices[t], set()).add((w, tuple(active[w, f])))
     assert all(len(meant) == 1 for meant in said.values())
     assert len(set.union(*said.values())) == len(said) > 3 * len(chosen)
 

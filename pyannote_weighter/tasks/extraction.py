@@ -14,6 +14,7 @@ from pyannote.database import ProtocolFile
 from rich.progress import Progress
 
 from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.likeness import local_voices
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.models.checkpoint import fingerprint
@@ -29,6 +30,7 @@ def extractor_id(model: Weighter, segmentation: Inference | None) -> str:
     parts = [json.dumps(model.hparams.backbone, sort_keys=True), fingerprint(model.backbone)]
     if segmentation is not None:
         parts += [fingerprint(segmentation.model), f"{segmentation.step:g}"]
+        parts += ["voices"] if model.backbone.hears_voices else []
     name = model.hparams.backbone
     name = name if isinstance(name, str) else name["name"]
     return f"{name}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
@@ -51,7 +53,8 @@ def extract(
     model : Weighter
         Its backbone computes the frames.
     segmentation : Inference or None
-        Counts speakers; without it files have no count.
+        Counts speakers, and tells a backbone that hears voices which frames are one voice;
+        without it files have no count.
     cache : FrameCache
 
     Returns
@@ -98,14 +101,16 @@ def _frames_and_count(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Frames (T, C) of a file and number of speakers (T,), where they are counted."""
     waveform = load_waveform(file, sample_rate=model.hparams.sample_rate)  # (1, S)
-    frames = window_frames(model.backbone, waveform)  # (T, C)
-    if not len(frames):
+    num_frames = model.backbone.num_frames(waveform.shape[1])
+    if not num_frames:
         raise ValueError(
             f"{file['uri']}: {waveform.shape[1]} samples are too short for one frame: leave "
             "the file out of the protocol"
         )
     if segmentation is None:
-        return frames.numpy(), None
+        return window_frames(model.backbone, waveform).numpy(), None
     audio = {"waveform": waveform, "sample_rate": model.hparams.sample_rate}
-    _, speakers, _ = count_speakers(segmentation, audio | {"uri": file["uri"]})
-    return frames.numpy(), sample_nearest(speakers, model.frames, len(frames))[:, 0]
+    _, speakers, local = count_speakers(segmentation, audio | {"uri": file["uri"]})
+    voices = local_voices(local, model.frames, num_frames)
+    frames = window_frames(model.backbone, waveform, voices=voices)  # (T, C)
+    return frames.numpy(), sample_nearest(speakers, model.frames, num_frames)[:, 0]

@@ -11,6 +11,7 @@ import torch
 from pyannote.database import ProtocolFile
 
 from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.likeness import local_voices
 from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.segmentation import (
     count_speakers,
@@ -62,17 +63,34 @@ def test_extractor_id_tells_what_computes(model, segmentation):
     assert all(name.startswith("wavlm-") for name in names)
 
 
-def test_frames_and_counts(model, segmentation, sample_audio, tmp_path):
+@pytest.mark.parametrize("backbone", [BACKBONE, "campplus"])
+def test_frames_and_counts(backbone, segmentation, sample_audio, tmp_path):
+    """Frames are those that the pipeline computes: with voices, where the backbone hears them."""
+    with torch.random.fork_rng():
+        model = small_weighter(backbone=backbone)
     inference = segmentation_inference(segmentation, step=0.5)
     cache = FrameCache(tmp_path, extractor_id(model, inference))
     (key,) = extract([{"uri": "sample", "audio": sample_audio}], model, inference, cache)
     frames, count = cache.get(key)
     waveform = load_waveform(sample_audio)
-    expected = window_frames(model.backbone, waveform)
+    _, speakers, local = count_speakers(inference, {"waveform": waveform, "sample_rate": 16000})
+    usual = window_frames(model.backbone, waveform)
+    voices = local_voices(local, model.frames, len(usual))
+    expected = window_frames(model.backbone, waveform, voices=voices)
     np.testing.assert_allclose(frames, expected, atol=1e-2)
-    _, speakers, _ = count_speakers(inference, {"waveform": waveform, "sample_rate": 16000})
+    assert np.allclose(frames, usual, atol=1e-2) == (not model.backbone.hears_voices)
     assert np.array_equal(count, sample_nearest(speakers, model.frames, len(frames))[:, 0])
     assert 0 < (count > 0).mean() < 1
+
+
+def test_frames_that_know_voices_have_a_name_of_their_own(segmentation, monkeypatch):
+    inference = segmentation_inference(segmentation)
+    with torch.random.fork_rng():
+        model = small_weighter(backbone={"name": "campplus", "pretrained": False})
+    names = [extractor_id(model, inference), extractor_id(model, None)]
+    monkeypatch.setattr(type(model.backbone), "hears_voices", False)
+    assert extractor_id(model, None) == names[1]  # which nobody tells of voices
+    assert extractor_id(model, inference) != names[0]
 
 
 def test_resumed_where_it_stopped(model, tmp_path):

@@ -369,7 +369,9 @@ def test_frames_are_computed_once(tones, task, fit, monkeypatch):
     extraction = module.extract.__globals__
     compute = extraction["window_frames"]
     monkeypatch.setitem(
-        extraction, "window_frames", lambda *args: (calls.append(1), compute(*args))[1]
+        extraction,
+        "window_frames",
+        lambda *args, **told: (calls.append(1), compute(*args, **told))[1],
     )
     fit(task(), max_epochs=1)
     assert len(calls) == 5
