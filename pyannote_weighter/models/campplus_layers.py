@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 SEGMENT = 100  # frames that share one local context (2 s)
 OWN = 0.5  # share of a mask that comes from the voice of the frame, where voices are known
@@ -130,47 +129,49 @@ class TDNN(nn.Module):
 class Voices(NamedTuple):
     """Which frames are one voice, in the form in which `ContextAwareMasking` needs it.
 
-    A part is what one voice has of one segment of 2 s.
+    A part is what one voice has of one segment of 2 s. All segments have the same number of parts,
+    of which some are empty.
 
     Attributes
     ----------
-    part_mean : (batch, frames, parts) tensor
-        Frames times this are the mean of each part.
-    context : (batch, parts, parts) tensor
+    part_mean : (batch, segments, parts, frames of a segment) tensor
+        This times the frames of a segment is the mean of each part.
+    context : (batch, segments x parts, segments x parts) tensor
         Means of parts times this are, for each part, its own mean and that of its voice, added.
-    segment : (batch, 1, parts) tensor of int
-        Of each part.
     part : (batch, 1, frames) tensor of int
         Of each frame.
     """
 
     part_mean: torch.Tensor
     context: torch.Tensor
-    segment: torch.Tensor
     part: torch.Tensor
 
     @classmethod
     def number(cls, labels: torch.Tensor, dtype: torch.dtype = torch.float32) -> Voices:
         """From (batch, frames) labels: frames of one recording with the same one are one voice."""
-        segment_of = torch.arange(labels.shape[1], device=labels.device) // SEGMENT
-        part_of, voice, segment = [], [], []
-        for row in labels:
-            names, voice_of = row.unique(return_inverse=True)
-            parts, in_part = (segment_of * len(names) + voice_of).unique(return_inverse=True)
-            part_of.append(in_part)
-            voice.append(parts % len(names))
-            segment.append(parts // len(names))
-        # recordings with fewer parts have empty ones
-        part, voice, segment = (
-            pad_sequence(each, batch_first=True) for each in (part_of, voice, segment)
-        )
-        members = F.one_hot(part, voice.shape[1]).to(dtype)  # (batch, frames, parts)
-        size = members.sum(dim=1)[..., None]  # (batch, parts, 1)
-        held = (voice[:, :, None] == voice[:, None]) * size
-        own = held / held.sum(dim=1, keepdim=True)
-        context = own + torch.eye(voice.shape[1], dtype=dtype, device=labels.device)
-        part_mean = members / size.mT.clamp(min=1)
-        return cls(part_mean, context, segment[:, None], part[:, None])
+        num_frames = labels.shape[1]
+        missing = -num_frames % SEGMENT
+        labels = torch.cat([labels, labels[:, -1:].expand(-1, missing)], dim=1)
+        labels = labels.unflatten(1, (-1, SEGMENT))  # (batch, segments, frames)
+        # voices of a segment have numbers of their own
+        ordered, order = labels.sort(dim=-1)
+        rank = F.pad(ordered.diff(dim=-1) != 0, (1, 0)).cumsum(dim=-1)
+        in_segment = torch.empty_like(rank).scatter_(-1, order, rank)
+        num_parts = int(in_segment.max()) + 1
+        voice = labels[..., :1].repeat(1, 1, num_parts).scatter_(-1, in_segment, labels)
+        members = F.one_hot(in_segment, num_parts).to(dtype)
+        members.flatten(1, 2)[:, num_frames:] = 0.0
+        members = members.mT.contiguous()  # (batch, segments, parts, frames)
+        size = members.sum(dim=-1, keepdim=True)
+        part_mean = members / size.clamp(min=1.0)
+
+        voice, size = voice.flatten(1), size.flatten(1)  # (batch, segments x parts)
+        held = (voice[:, :, None] == voice[:, None]) * size[..., None]
+        context = held / held.sum(dim=1, keepdim=True)
+        context = context + torch.eye(size.shape[1], dtype=dtype, device=labels.device)
+        first = num_parts * torch.arange(labels.shape[1], device=labels.device)[:, None]
+        part = (first + in_segment).flatten(1)[:, None, :num_frames]
+        return cls(part_mean, context, part)
 
 
 class ContextAwareMasking(nn.Module):
@@ -198,15 +199,20 @@ class ContextAwareMasking(nn.Module):
         """(batch, in_channels, frames) to (batch, out_channels, frames)."""
         segments = F.avg_pool1d(x, SEGMENT, stride=SEGMENT, ceil_mode=True)
         # (batch, in_channels, segments); the last one averages what is left
-        mask = self.mask(x.mean(dim=-1, keepdim=True) + segments)
-        # (batch, out_channels, segments): kernels of 1, so expanding afterwards is the same
+        contexts = x.mean(dim=-1, keepdim=True) + segments
+        # kernels of 1, so expanding masks afterwards is the same
         if voices is None:
-            mask = mask.repeat_interleave(SEGMENT, dim=-1)[..., : x.shape[-1]]
+            mask = self.mask(contexts).repeat_interleave(SEGMENT, dim=-1)[..., : x.shape[-1]]
         else:
-            own = self.mask(x @ voices.part_mean @ voices.context)
-            # (batch, out_channels, parts)
-            mask = torch.take_along_dim(mask, voices.segment, dim=-1)
-            mask = torch.take_along_dim(torch.lerp(mask, own, OWN), voices.part, dim=-1)
+            num_segments = segments.shape[-1]
+            cut = F.pad(x, (0, num_segments * SEGMENT - x.shape[-1]))
+            cut = cut.unflatten(-1, (num_segments, SEGMENT)).permute(0, 2, 3, 1)
+            means = (voices.part_mean @ cut).flatten(1, 2).mT
+            # (batch, in_channels, segments x parts)
+            masks = self.mask(torch.cat([contexts, means @ voices.context], dim=-1))
+            mask, own = masks.split([num_segments, voices.context.shape[-1]], dim=-1)
+            mask = torch.lerp(mask[..., None], own.unflatten(-1, (num_segments, -1)), OWN)
+            mask = mask.flatten(2).gather(-1, voices.part.expand(-1, mask.shape[1], -1))
         return self.linear_local(x) * mask
 
     def mask(self, context: torch.Tensor) -> torch.Tensor:

@@ -73,10 +73,12 @@ class KaldiFbank(nn.Module):
         windows = waveforms.unfold(-1, self.window_size, self.window_shift)
         # (batch, frames, window_size)
         windows = windows - windows.mean(dim=-1, keepdim=True)
-        before = torch.cat([windows[..., :1], windows[..., :-1]], dim=-1)
-        windows = (windows - PREEMPHASIS * before) * self.window
+        emphasized = windows.clone()  # in place from here on: new pages of memory take longer
+        emphasized[..., 1:].sub_(windows[..., :-1], alpha=PREEMPHASIS)
+        emphasized[..., 0].mul_(1.0 - PREEMPHASIS)
 
-        power = torch.fft.rfft(windows, n=self.fft_size).abs().square()
+        spectrum = torch.fft.rfft(emphasized.mul_(self.window), n=self.fft_size)
+        power = spectrum.real.square() + spectrum.imag.square()
         # (batch, frames, fft_size / 2 + 1)
         energies = power @ self.filters
         # (batch, frames, num_mel_bins)
