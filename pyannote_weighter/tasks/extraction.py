@@ -25,19 +25,23 @@ from pyannote_weighter.tasks.identity import audio_id
 POLL = 0.5  # seconds between looks at what other processes are doing
 
 
-def extractor_id(model: Weighter, segmentation: Inference | None) -> str:
+def extractor_id(model: Weighter, segmentation: Inference | None, voices: bool = True) -> str:
     """Name of what computes frames and counts: other models or windows give another name."""
     parts = [json.dumps(model.hparams.backbone, sort_keys=True), fingerprint(model.backbone)]
     if segmentation is not None:
         parts += [fingerprint(segmentation.model), f"{segmentation.step:g}"]
-        parts += ["voices"] if model.backbone.hears_voices else []
+        parts += ["voices"] if voices and model.backbone.hears_voices else []
     name = model.hparams.backbone
     name = name if isinstance(name, str) else name["name"]
     return f"{name}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
 
 
 def extract(
-    files: Iterable, model: Weighter, segmentation: Inference | None, cache: FrameCache
+    files: Iterable,
+    model: Weighter,
+    segmentation: Inference | None,
+    cache: FrameCache,
+    voices: bool = True,
 ) -> list[str]:
     """Fill the cache with what it lacks; what is there is kept, so that it can be resumed.
 
@@ -53,9 +57,11 @@ def extract(
     model : Weighter
         Its backbone computes the frames.
     segmentation : Inference or None
-        Counts speakers, and tells a backbone that hears voices which frames are one voice;
-        without it files have no count.
+        Counts speakers; without it files have no count.
     cache : FrameCache
+        Named by `extractor_id`, of the same arguments.
+    voices : bool, optional
+        The segmentation tells a backbone that hears voices which frames are one voice.
 
     Returns
     -------
@@ -82,7 +88,7 @@ def extract(
                         busy.append((file, key))
                         continue
                     if key not in cache:  # which it may be by now
-                        cache.put(key, *_frames_and_count(file, model, segmentation))
+                        cache.put(key, *_frames_and_count(file, model, segmentation, voices))
                 progress.advance(bar)
             if len(busy) == len(waiting):
                 time.sleep(POLL)
@@ -97,7 +103,7 @@ def _key(file, cache: FrameCache) -> str:
 
 
 def _frames_and_count(
-    file, model: Weighter, segmentation: Inference | None
+    file, model: Weighter, segmentation: Inference | None, voices: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Frames (T, C) of a file and number of speakers (T,), where they are counted."""
     waveform = load_waveform(file, sample_rate=model.hparams.sample_rate)  # (1, S)
@@ -111,6 +117,6 @@ def _frames_and_count(
         return window_frames(model.backbone, waveform).numpy(), None
     audio = {"waveform": waveform, "sample_rate": model.hparams.sample_rate}
     _, speakers, local = count_speakers(segmentation, audio | {"uri": file["uri"]})
-    voices = local_voices(local, model.frames, num_frames)
-    frames = window_frames(model.backbone, waveform, voices=voices)  # (T, C)
+    told = local_voices(local, model.frames, num_frames) if voices else None
+    frames = window_frames(model.backbone, waveform, voices=told)  # (T, C)
     return frames.numpy(), sample_nearest(speakers, model.frames, num_frames)[:, 0]

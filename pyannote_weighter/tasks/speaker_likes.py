@@ -59,10 +59,13 @@ class SpeakerLikes(Validation, Task):
         Folder for frames and speaker counts, computed once per audio and kept. Several corpora may
         share it.
     segmentation : Model, str or None, optional
-        Counts the speakers of each frame, no more. Without it the Weighter estimates speech, and
-        training files about which nothing is known are left out.
+        Counts the speakers of each frame, and tells the backbone which frames are one voice
+        (`voices`). Without it the Weighter estimates speech, and training files about which
+        nothing is known are left out.
     segmentation_step : float, optional
         Step between windows of the segmentation, as a share of their duration.
+    voices : bool, optional
+        Frames know whose voice they are, as those of the pipeline do, if the backbone hears it.
     cache : path-like, optional
         Where the list of files is stored for other processes. Defaults to a temporary file.
     duration : float, optional
@@ -140,6 +143,7 @@ class SpeakerLikes(Validation, Task):
         frames: str | os.PathLike,
         segmentation: Model | str | None = "segmentation-3.0",
         segmentation_step: float = 0.25,
+        voices: bool = True,
         cache: str | os.PathLike | None = None,
         duration: float = 120.0,
         batch_size: int = 4,
@@ -177,6 +181,7 @@ class SpeakerLikes(Validation, Task):
         self.frames = Path(frames)
         self.segmentation = segmentation
         self.segmentation_step = segmentation_step
+        self.voices = voices
         self.supervision = supervision
         self.temperature = temperature
         self.complete = complete
@@ -212,9 +217,11 @@ class SpeakerLikes(Validation, Task):
             segmentation = segmentation_inference(
                 get_segmentation(self.segmentation), step=self.segmentation_step
             ).to(self.model.device)
-        frame_cache = FrameCache(self.frames, extractor_id(self.model, segmentation))
+        name = extractor_id(self.model, segmentation, self.voices)
+        frame_cache = FrameCache(self.frames, name)
         judged = [reference_entry(file) for file in development]
-        keys = extract(training + development, self.model, segmentation, frame_cache)
+        every = training + development
+        keys = extract(every, self.model, segmentation, frame_cache, self.voices)
         for entry, key in zip(entries + judged, keys, strict=True):
             entry["frames"] = key
 

@@ -64,33 +64,33 @@ def test_extractor_id_tells_what_computes(model, segmentation):
 
 
 @pytest.mark.parametrize("backbone", [BACKBONE, "campplus"])
-def test_frames_and_counts(backbone, segmentation, sample_audio, tmp_path):
-    """Frames are those that the pipeline computes: with voices, where the backbone hears them."""
+@pytest.mark.parametrize("told", [True, False])
+def test_frames_and_counts(backbone, told, segmentation, sample_audio, tmp_path):
+    """Frames are those that the pipeline computes, or know no voices where they are not to."""
     with torch.random.fork_rng():
         model = small_weighter(backbone=backbone)
     inference = segmentation_inference(segmentation, step=0.5)
-    cache = FrameCache(tmp_path, extractor_id(model, inference))
-    (key,) = extract([{"uri": "sample", "audio": sample_audio}], model, inference, cache)
+    cache = FrameCache(tmp_path, extractor_id(model, inference, told))
+    (key,) = extract([{"uri": "sample", "audio": sample_audio}], model, inference, cache, told)
     frames, count = cache.get(key)
     waveform = load_waveform(sample_audio)
     _, speakers, local = count_speakers(inference, {"waveform": waveform, "sample_rate": 16000})
     usual = window_frames(model.backbone, waveform)
     voices = local_voices(local, model.frames, len(usual))
-    expected = window_frames(model.backbone, waveform, voices=voices)
+    expected = window_frames(model.backbone, waveform, voices=voices) if told else usual
     np.testing.assert_allclose(frames, expected, atol=1e-2)
-    assert np.allclose(frames, usual, atol=1e-2) == (not model.backbone.hears_voices)
+    assert np.allclose(frames, usual, atol=1e-2) != (told and model.backbone.hears_voices)
     assert np.array_equal(count, sample_nearest(speakers, model.frames, len(frames))[:, 0])
     assert 0 < (count > 0).mean() < 1
 
 
-def test_frames_that_know_voices_have_a_name_of_their_own(segmentation, monkeypatch):
+def test_frames_that_know_voices_have_a_name_of_their_own(model, segmentation):
     inference = segmentation_inference(segmentation)
     with torch.random.fork_rng():
-        model = small_weighter(backbone={"name": "campplus", "pretrained": False})
-    names = [extractor_id(model, inference), extractor_id(model, None)]
-    monkeypatch.setattr(type(model.backbone), "hears_voices", False)
-    assert extractor_id(model, None) == names[1]  # which nobody tells of voices
-    assert extractor_id(model, inference) != names[0]
+        hears = small_weighter(backbone={"name": "campplus", "pretrained": False})
+    assert extractor_id(hears, inference) != extractor_id(hears, inference, voices=False)
+    assert extractor_id(hears, None) == extractor_id(hears, None, voices=False)
+    assert extractor_id(model, inference) == extractor_id(model, inference, voices=False)
 
 
 def test_resumed_where_it_stopped(model, tmp_path):
@@ -237,7 +237,7 @@ def _silence(uri):
 def _fill(folder, name, hangs):
     """Extract as a process of its own would, with a record; the first file may take for ever."""
 
-    def compute(file, model, segmentation):
+    def compute(file, *args):
         with (folder / "begun.txt").open("a") as stream:
             stream.write(f"{name} {file['uri']}\n")
         if hangs:
