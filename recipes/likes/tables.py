@@ -79,6 +79,12 @@ TABLES = {
     "losses-25": [UNTRAINED, *losses(0.25)],
     "waiting-50": [UNTRAINED, *waiting(0.5)],
     "waiting-25": [UNTRAINED, *waiting(0.25)],
+    "usual-frames": [
+        Run(f"{name}, {kept:.0%} of likes, frames know {what}", kept, task={"loss": loss} | told)
+        for what, told in (("voices", {}), ("nothing", {"voices": False}))
+        for kept in (1.0, 0.5)
+        for name, loss in (("wBCE", "wbce"), ("BCE", "bce"))
+    ],
     "confidence": [
         Run("C of X with itself"),
         Run("mean of a second head", model={"confidence": "mean_head"}),
