@@ -212,7 +212,8 @@ class ContextAwareMasking(nn.Module):
             masks = self.mask(torch.cat([contexts, means @ voices.context], dim=-1))
             mask, own = masks.split([num_segments, voices.context.shape[-1]], dim=-1)
             mask = torch.lerp(mask[..., None], own.unflatten(-1, (num_segments, -1)), OWN)
-            mask = mask.flatten(2).gather(-1, voices.part.expand(-1, mask.shape[1], -1))
+            mask = mask.flatten(2)
+            mask = mask.gather(-1, voices.part.expand(len(mask), mask.shape[1], -1))
         return self.linear_local(x) * mask
 
     def mask(self, context: torch.Tensor) -> torch.Tensor:

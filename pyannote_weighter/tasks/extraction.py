@@ -57,7 +57,7 @@ def extract(
     model : Weighter
         Its backbone computes the frames.
     segmentation : Inference or None
-        Counts speakers; without it files have no count.
+        Counts speakers; without it files have no count, and frames know no voices.
     cache : FrameCache
         Named by `extractor_id`, of the same arguments.
     voices : bool, optional

@@ -60,12 +60,10 @@ class SpeakerLikes(Validation, Task):
         share it.
     segmentation : Model, str or None, optional
         Counts the speakers of each frame, and tells the backbone which frames are one voice
-        (`voices`). Without it the Weighter estimates speech, and training files about which
-        nothing is known are left out.
+        (`voices`). Without it frames know no voices, the Weighter estimates speech, and
+        training files about which nothing is known are left out.
     segmentation_step : float, optional
         Step between windows of the segmentation, as a share of their duration.
-    voices : bool, optional
-        Frames know whose voice they are, as those of the pipeline do, if the backbone hears it.
     cache : path-like, optional
         Where the list of files is stored for other processes. Defaults to a temporary file.
     duration : float, optional
@@ -119,6 +117,9 @@ class SpeakerLikes(Validation, Task):
         encoder works untrained (`restarts`); else none.
     encoder_learning_rate : float, optional
         Rate of the encoder. Defaults to that of the rest; to 0.0004 where "auto" lets it wait.
+    voices : bool, optional
+        Frames know whose voice they are, as those of the pipeline do, if the backbone hears it.
+        If not, epochs and parameters are chosen on other frames than the pipeline's.
 
     Attributes
     ----------
@@ -143,7 +144,6 @@ class SpeakerLikes(Validation, Task):
         frames: str | os.PathLike,
         segmentation: Model | str | None = "segmentation-3.0",
         segmentation_step: float = 0.25,
-        voices: bool = True,
         cache: str | os.PathLike | None = None,
         duration: float = 120.0,
         batch_size: int = 4,
@@ -162,6 +162,7 @@ class SpeakerLikes(Validation, Task):
         classifier_learning_rate: float = 1e-2,
         encoder_learning_rate: float | None = None,
         encoder_start: float | str = "auto",
+        voices: bool = True,
     ):
         super().__init__(
             protocol,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import yaml
 from pyannote.audio import Model
 from torch import Tensor
 
@@ -44,7 +45,9 @@ def main() -> None:
         speakers = sorted({n for names in read_likes(run / "train.likes").values() for n in names})
         model, prototypes = load(run)
         claims, cosines, present = [], [], []
-        for file, (frames, count) in features(model, files, arguments.frames):
+        task = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("task", {})
+        voices = task.get("voices", True)
+        for file, (frames, count) in features(model, files, arguments.frames, voices):
             claim, cosine = compare(model, prototypes, frames, count)
             claims.append(claim)
             cosines.append(cosine)
@@ -70,11 +73,11 @@ def load(run: Path) -> tuple[Model, Tensor]:
     return Model.from_pretrained(path), state["loss_func.W"].T
 
 
-def features(model: Model, files: list, folder: Path):
+def features(model: Model, files: list, folder: Path, voices: bool):
     """Files with frames and speaker counts, which are computed once."""
     segmentation = segmentation_inference(get_segmentation("segmentation-3.0"), step=0.25)
-    cache = FrameCache(folder, extractor_id(model, segmentation))
-    keys = extract(files, model, segmentation, cache)
+    cache = FrameCache(folder, extractor_id(model, segmentation, voices))
+    keys = extract(files, model, segmentation, cache, voices)
     for file, key in zip(files, keys, strict=True):
         frames, count = cache.get(key)
         yield file, (torch.from_numpy(np.array(frames)), torch.from_numpy(np.array(count)))

@@ -67,7 +67,10 @@ class Study:
         """Folder of a run: other options, other folder."""
         about = {k: v for k, v in asdict(run).items() if v != LATER.get(k, ...)}
         options = [about, self.num_files, self.num_steps, self.batch_size]
-        options += [USUAL] if run.epochs == 0 else []  # all that there is to it
+        if run.epochs == 0:
+            options += [USUAL]  # all that there is to it
+        elif run.task.get("voices", True):
+            options += ["voices"]  # folders of earlier versions have other trainings
         digest = zlib.crc32(json.dumps(options, sort_keys=True).encode())
         return self.into / f"{run.name.replace(' ', '-')}-{digest:08x}-seed{seed}"
 

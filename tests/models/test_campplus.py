@@ -60,13 +60,15 @@ def test_context_aware_masking_slow_and_plain():
         torch.testing.assert_close(y[..., t], plain[..., t] * mask)
 
 
-def test_half_of_a_mask_comes_from_the_voice_slow_and_plain():
+@pytest.mark.parametrize("num_frames", [1, SEGMENT - 1, SEGMENT, 2 * SEGMENT, 2 * SEGMENT + 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_half_of_a_mask_comes_from_the_voice_slow_and_plain(num_frames, dtype):
     torch.manual_seed(0)
-    layer = ContextAwareMasking(8, 4, 3, dilation=2)
-    x = torch.randn(2, 8, 2 * SEGMENT + 7)
+    layer = ContextAwareMasking(8, 4, 3, dilation=2).to(dtype)
+    x = torch.randn(2, 8, num_frames, dtype=dtype)
     labels = torch.randint(3, x.shape[::2]) * 7 - 5
     labels[1, :SEGMENT] = 9  # recordings have voices of their own, and other numbers of them
-    y, usual = layer(x, Voices.number(labels)), layer(x)
+    y, usual = layer(x, Voices.number(labels, dtype)), layer(x)
     plain = F.conv1d(x, layer.linear_local.weight, padding=2, dilation=2)
 
     def mask(context):
@@ -74,14 +76,17 @@ def test_half_of_a_mask_comes_from_the_voice_slow_and_plain():
         return torch.sigmoid(layer.linear2(hidden))[0, :, 0]
 
     for b in range(2):
-        for t in (0, 1, SEGMENT - 1, SEGMENT, 2 * SEGMENT, x.shape[-1] - 1):
+        for t in {0, 1, SEGMENT - 1, SEGMENT, 2 * SEGMENT, num_frames - 1} & {*range(num_frames)}:
             mine = labels[b] == labels[b, t]
             near = mine & (torch.arange(x.shape[-1]) // SEGMENT == t // SEGMENT)
             own = mask(x[b][:, mine].mean(-1) + x[b][:, near].mean(-1))
             expected = 0.5 * usual[b, :, t] + 0.5 * own * plain[b, :, t]
             torch.testing.assert_close(y[b, :, t], expected)
     # all of it one voice
-    torch.testing.assert_close(layer(x, Voices.number(labels.new_zeros(labels.shape))), usual)
+    torch.testing.assert_close(layer(x, Voices.number(torch.zeros_like(labels), dtype)), usual)
+    # the same for all recordings
+    both = layer(x, Voices.number(labels[:1].expand(2, -1), dtype))
+    torch.testing.assert_close(layer(x, Voices.number(labels[:1], dtype)), both)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -9,7 +9,9 @@ from pyannote_weighter.models.fbank import KaldiFbank
 def test_parity_with_torchaudio(num_samples):
     torch.manual_seed(0)
     waveforms = 0.1 * torch.randn(3, num_samples)
+    before = waveforms.clone()
     fbank = KaldiFbank()(waveforms)
+    assert torch.equal(waveforms, before)
     assert fbank.shape[1] == KaldiFbank().num_frames(num_samples)
     for one, waveform in zip(fbank, waveforms, strict=True):
         expected = kaldi.fbank(waveform[None], num_mel_bins=80, sample_frequency=16000)
@@ -26,6 +28,12 @@ def test_silence_is_finite_and_too_short_is_an_error():
     assert torch.isfinite(KaldiFbank()(torch.zeros(1, 4000))).all()
     with pytest.raises(ValueError, match="399 samples is shorter than one window of 400"):
         KaldiFbank()(torch.zeros(1, 399))
+
+
+def test_gradients():
+    fbank = KaldiFbank(400, num_mel_bins=4).double()  # windows of 10 samples
+    waveforms = torch.randn(2, 18, dtype=torch.float64, requires_grad=True)
+    assert fbank(waveforms).shape == (2, 3, 4) and torch.autograd.gradcheck(fbank, waveforms)
 
 
 def test_no_state():

