@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from pyannote.audio import Inference
 from pyannote.database.util import load_rttm
 
+from pyannote_weighter import timing
 from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.models.backbones import CAMPPlusBackbone
 from pyannote_weighter.scoring import Score
@@ -100,6 +102,14 @@ def test_steps_share_frames(tmp_path, monkeypatch, sample_audio, capsys):
     monkeypatch.setattr(
         CAMPPlusBackbone, "compute_frames", lambda *args: calls.append(0) or compute(*args)
     )
+    windows, infer = [], Inference.infer
+
+    def count_windows(self, chunks):
+        windows.extend(chunks)
+        return infer(self, chunks)
+
+    monkeypatch.setattr(Inference, "infer", count_windows)
+    monkeypatch.setattr(timing.time, "process_time", lambda: float(len(windows)))
     arguments = ["--registry", str(tmp_path / "database.yml"), "--steps", "0.5", "1"]
     monkeypatch.setattr(
         sys, "argv", ["step.py", "CostOfSteps.SpeakerDiarization.Talk", *arguments]
@@ -114,7 +124,8 @@ def test_steps_share_frames(tmp_path, monkeypatch, sample_audio, capsys):
     assert float(half[1]) < 30 and half[6] == ""
     difference = float(whole[1]) - float(half[1])
     assert float(whole[6].split()[0]) == pytest.approx(difference, abs=0.011)
-    assert 0 < float(whole[7]) < float(half[7])
+    # one second a window of 10 s, of 20 s of audio
+    assert (half[7], whole[7]) == (f"{3 * 180:.1f}", f"{2 * 180:.1f}")
 
 
 @needs_models
