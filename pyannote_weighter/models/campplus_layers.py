@@ -46,12 +46,27 @@ def _conv_norm(x: torch.Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> torch.
     """Convolution, then batch normalisation: one operation for a tensor in oneDNN's layout."""
     if not x.is_mkldnn:
         return norm(conv(x))
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    weight = conv.weight * scale[:, None, None, None]
-    bias = norm.bias - norm.running_mean * scale
+    weight, bias = _fold(conv, norm)
     return torch.mkldnn_convolution(
         x, weight, bias, conv.padding, conv.stride, conv.dilation, conv.groups
     )
+
+
+def _fold(conv: nn.Module, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a convolution without bias and the batch normalisation behind it."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = conv.weight * scale.reshape(-1, *[1] * (conv.weight.ndim - 1))
+    return weight, norm.bias - norm.running_mean * scale
+
+
+def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Convolution with a kernel of 1 by oneDNN, of which torch thinks only for several recordings.
+
+    Twice as fast as what torch takes for one recording on one thread where there is AVX-512.
+    """
+    return torch.mkldnn_convolution(
+        x[:, :, None], weight[:, :, None], bias, (0, 0), (1, 1), (1, 1), 1
+    ).squeeze(2)
 
 
 class ResidualBlock(nn.Module):
@@ -233,7 +248,12 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, voices: Voices | None = None) -> torch.Tensor:
         """(batch, in_channels, frames) to (batch, growth, frames)."""
-        return self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))), voices)
+        x = self.nonlinear1(x)
+        if _fuses(self, x):
+            x = F.relu_(_pointwise(x, *_fold(self.linear1, self.nonlinear2.batchnorm)))
+        else:
+            x = self.nonlinear2(self.linear1(x))
+        return self.cam_layer(x, voices)
 
 
 class DenseBlock(nn.Module):
@@ -275,7 +295,8 @@ class Transit(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, in_channels, frames) to (batch, in_channels / 2, frames)."""
-        return self.linear(self.nonlinear(x))
+        x = self.nonlinear(x)
+        return _pointwise(x, self.linear.weight) if _fuses(self, x) else self.linear(x)
 
 
 class Dense(nn.Module):

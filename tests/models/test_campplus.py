@@ -12,7 +12,9 @@ from pyannote_weighter.models.campplus_layers import (
     SEGMENT,
     ContextAwareMasking,
     DenseBlock,
+    DenseLayer,
     Head,
+    Transit,
     Voices,
 )
 
@@ -182,6 +184,44 @@ def test_dense_block_is_the_same_without_gradients(batch_size, num_frames):
         assert torch.equal(x, before) and y.shape == (batch_size, 20, num_frames)
         torch.testing.assert_close(y, plain)
     assert not y.requires_grad and block(x).requires_grad
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("batch_size, num_frames", [(0, 130), (1, 1), (1, 130), (3, 130)])
+@pytest.mark.parametrize(
+    "layer, num_inputs, num_outputs",
+    [
+        (DenseLayer(8, growth=4, bottleneck=6, dilation=2), 8, 4),
+        (DenseLayer(200, growth=32, bottleneck=128, dilation=1), 200, 32),
+        (Transit(200), 200, 100),
+    ],
+)
+def test_kernels_of_one_are_the_plain_ones(
+    monkeypatch, layer, num_inputs, num_outputs, batch_size, num_frames
+):
+    torch.manual_seed(0)
+    layer.float().eval()
+    for module in layer.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_(0, 0.3), module.running_var.uniform_(0.5, 2.0)
+            torch.nn.init.normal_(module.weight, 1.0, 0.3), torch.nn.init.normal_(module.bias)
+    x = torch.randn(batch_size, num_inputs, num_frames)
+    before, calls, convolve = x.clone(), [], torch.mkldnn_convolution
+    monkeypatch.setattr(
+        torch, "mkldnn_convolution", lambda *args: calls.append(0) or convolve(*args)
+    )
+    plain = layer(x)  # with gradients
+    assert not calls and plain.requires_grad
+    for inference in (torch.no_grad, torch.inference_mode):
+        with inference():
+            fused = layer(x)
+        assert len(calls) == 1 and fused.shape == (batch_size, num_outputs, num_frames)
+        torch.testing.assert_close(fused, plain.detach(), rtol=1e-4, atol=1e-5)
+        calls.clear()
+    assert torch.equal(x, before)
+    with torch.no_grad():
+        layer.double()(x.double())
+    assert not calls
 
 
 def test_pooling_is_that_of_pyannote(model, waveform):
