@@ -59,7 +59,9 @@ def _fold(conv: nn.Module, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]
     return weight, norm.bias - norm.running_mean * scale
 
 
-def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _pointwise(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """Convolution with a kernel of 1 by oneDNN, of which torch thinks only for several recordings.
 
     Twice as fast as what torch takes for one recording on one thread where there is AVX-512.
