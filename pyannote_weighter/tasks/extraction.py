@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable
 
@@ -25,25 +26,67 @@ from pyannote_weighter.tasks.identity import audio_id
 POLL = 0.5  # seconds between looks at what other processes are doing
 
 
-def extractor_id(model: Weighter, segmentation: Inference | None, voices: bool = True) -> str:
-    """Name of what computes frames and counts: other models or windows give another name."""
-    parts = [json.dumps(model.hparams.backbone, sort_keys=True), fingerprint(model.backbone)]
-    if segmentation is not None:
-        parts += [fingerprint(segmentation.model), f"{segmentation.step:g}"]
-        parts += ["voices"] if voices and model.backbone.hears_voices else []
-    name = model.hparams.backbone
-    name = name if isinstance(name, str) else name["name"]
-    return f"{name}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
+class Extractor:
+    """Computes frames and speaker counts of files.
+
+    Parameters
+    ----------
+    model : Weighter
+        Its backbone computes the frames.
+    segmentation : Inference, optional
+        Counts speakers; without it files have no count, and frames know no voices.
+    voices : bool, optional
+        The segmentation tells a backbone that hears voices which frames are one voice.
+
+    Attributes
+    ----------
+    id : str
+        Names what computes: other models or windows give another name.
+    """
+
+    def __init__(
+        self, model: Weighter, segmentation: Inference | None = None, voices: bool = True
+    ):
+        self.model = model
+        self.segmentation = segmentation
+        self.voices = voices and segmentation is not None and model.backbone.hears_voices
+        backbone = model.hparams.backbone
+        parts = [json.dumps(backbone, sort_keys=True), fingerprint(model.backbone)]
+        if segmentation is not None:
+            parts += [fingerprint(segmentation.model), f"{segmentation.step:g}"]
+        parts += ["voices"] if self.voices else []
+        name = backbone if isinstance(backbone, str) else backbone["name"]
+        self.id = f"{name}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
+
+    def compute(self, file) -> tuple[np.ndarray, np.ndarray | None]:
+        """Frames (T, C) of a file and number of speakers (T,), where they are counted.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            From reading audio, or of audio without a frame; the message names the file.
+        """
+        backbone, rate = self.model.backbone, self.model.hparams.sample_rate
+        waveform = load_waveform(file, sample_rate=rate)  # (1, S)
+        num_frames = backbone.num_frames(waveform.shape[1])
+        if not num_frames:
+            raise ValueError(
+                f"{file['uri']}: {waveform.shape[1]} samples are too short for one frame: leave "
+                "the file out of the protocol"
+            )
+        if self.segmentation is None:
+            return window_frames(backbone, waveform).numpy(), None
+        audio = {"waveform": waveform, "sample_rate": rate, "uri": file["uri"]}
+        _, speakers, local = count_speakers(self.segmentation, audio)
+        told = local_voices(local, self.model.frames, num_frames) if self.voices else None
+        frames = window_frames(backbone, waveform, voices=told)  # (T, C)
+        return frames.numpy(), sample_nearest(speakers, self.model.frames, num_frames)[:, 0]
 
 
 def extract(
-    files: Iterable,
-    model: Weighter,
-    segmentation: Inference | None,
-    cache: FrameCache,
-    voices: bool = True,
-) -> list[str]:
-    """Fill the cache with what it lacks; what is there is kept, so that it can be resumed.
+    files: Iterable, extractor: Extractor, directory: str | os.PathLike
+) -> tuple[FrameCache, list[str]]:
+    """Fill a cache with what it lacks; what is there is kept, so that it can be resumed.
 
     Entries are of one audio: a file of the same uri that sounds otherwise has an entry of its own,
     and one that was moved keeps its entry.
@@ -54,17 +97,13 @@ def extract(
     Parameters
     ----------
     files : iterable of ProtocolFile
-    model : Weighter
-        Its backbone computes the frames.
-    segmentation : Inference or None
-        Counts speakers; without it files have no count, and frames know no voices.
-    cache : FrameCache
-        Named by `extractor_id`, of the same arguments.
-    voices : bool, optional
-        The segmentation tells a backbone that hears voices which frames are one voice.
+    extractor : Extractor
+    directory : path
+        Of caches; that of another extractor is another one.
 
     Returns
     -------
+    cache : FrameCache
     keys : list of str
         Of the entries in the cache, one a file.
 
@@ -73,6 +112,7 @@ def extract(
     FileNotFoundError, ValueError
         From reading audio; the message names the file.
     """
+    cache = FrameCache(directory, extractor.id)
     files = list(files)
     hidden = rank_zero_only.rank != 0  # one bar for all processes
     with Progress(transient=True, disable=hidden) as progress:
@@ -88,35 +128,15 @@ def extract(
                         busy.append((file, key))
                         continue
                     if key not in cache:  # which it may be by now
-                        cache.put(key, *_frames_and_count(file, model, segmentation, voices))
+                        cache.put(key, *extractor.compute(file))
                 progress.advance(bar)
             if len(busy) == len(waiting):
                 time.sleep(POLL)
             waiting = busy
-    return keys
+    return cache, keys
 
 
 def _key(file, cache: FrameCache) -> str:
     """Name of the entry of a file: its uri, for people, and its audio."""
     # waveforms that a protocol computes stay in the file that is asked for them: a copy, here
     return f"{file['uri']} {audio_id(ProtocolFile(file), cache.folder.parent / 'audio')}"
-
-
-def _frames_and_count(
-    file, model: Weighter, segmentation: Inference | None, voices: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Frames (T, C) of a file and number of speakers (T,), where they are counted."""
-    waveform = load_waveform(file, sample_rate=model.hparams.sample_rate)  # (1, S)
-    num_frames = model.backbone.num_frames(waveform.shape[1])
-    if not num_frames:
-        raise ValueError(
-            f"{file['uri']}: {waveform.shape[1]} samples are too short for one frame: leave "
-            "the file out of the protocol"
-        )
-    if segmentation is None:
-        return window_frames(model.backbone, waveform).numpy(), None
-    audio = {"waveform": waveform, "sample_rate": model.hparams.sample_rate}
-    _, speakers, local = count_speakers(segmentation, audio | {"uri": file["uri"]})
-    told = local_voices(local, model.frames, num_frames) if voices else None
-    frames = window_frames(model.backbone, waveform, voices=told)  # (T, C)
-    return frames.numpy(), sample_nearest(speakers, model.frames, num_frames)[:, 0]

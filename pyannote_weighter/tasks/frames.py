@@ -27,7 +27,7 @@ class FrameCache:
     whole or absent whenever the process is killed, any number of processes may write (the
     last one wins), and who reads while an entry is replaced gets the old or the new one.
 
-    Nothing here looks at audio: give whatever makes frames outdated a part in `extractor_id`
+    Nothing here looks at audio: give whatever makes frames outdated a part in `Extractor.id`
     (backbone, weights, window) or in the key (the audio, see
     `pyannote_weighter.tasks.identity`; a uri alone may mean another file in another corpus).
 

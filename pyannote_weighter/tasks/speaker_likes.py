@@ -25,7 +25,7 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.crops import TrainingFiles
-from pyannote_weighter.tasks.extraction import extract, extractor_id
+from pyannote_weighter.tasks.extraction import Extractor, extract
 from pyannote_weighter.tasks.frames import FrameCache
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import encoder_schedule, optimize
@@ -218,17 +218,15 @@ class SpeakerLikes(Validation, Task):
             segmentation = segmentation_inference(
                 get_segmentation(self.segmentation), step=self.segmentation_step
             ).to(self.model.device)
-        name = extractor_id(self.model, segmentation, self.voices)
-        frame_cache = FrameCache(self.frames, name)
+        extractor = Extractor(self.model, segmentation, self.voices)
         judged = [reference_entry(file) for file in development]
-        every = training + development
-        keys = extract(every, self.model, segmentation, frame_cache, self.voices)
+        _, keys = extract(training + development, extractor, self.frames)
         for entry, key in zip(entries + judged, keys, strict=True):
             entry["frames"] = key
 
         prepared = {
             "protocol": self.protocol.name,
-            "extractor": frame_cache.extractor_id,
+            "extractor": extractor.id,
             "speakers": sorted({name for entry in entries for name in entry["likes"] or ()}),
             "train": entries,
             "development": judged,

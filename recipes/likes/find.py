@@ -19,8 +19,7 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.protocols import protocol_files
 from pyannote_weighter.prototypes import missing_likes, shared_prototypes
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
-from pyannote_weighter.tasks.extraction import extract, extractor_id
-from pyannote_weighter.tasks.frames import FrameCache
+from pyannote_weighter.tasks.extraction import Extractor, extract
 from pyannote_weighter.tasks.samples import discretize
 
 CONDITIONS = (
@@ -73,8 +72,7 @@ def weigh(files: list, folder: Path) -> list[dict]:
     """Slots of each file as the untrained Weighter makes them, and whose voice each of them is."""
     model = Weighter().eval()
     segmentation = segmentation_inference(get_segmentation("segmentation-3.0"), step=0.25)
-    cache = FrameCache(folder, extractor_id(model, segmentation))
-    keys = extract(files, model, segmentation, cache)
+    cache, keys = extract(files, Extractor(model, segmentation), folder)
     pairs = list(zip(files, keys, strict=True))
     results = []
     for file, key in track(pairs, "slots", console=Console(stderr=True), transient=True):

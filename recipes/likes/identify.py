@@ -20,8 +20,7 @@ from pyannote_weighter.database import read_likes
 from pyannote_weighter.losses import any_slot
 from pyannote_weighter.protocols import protocol_files
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
-from pyannote_weighter.tasks.extraction import extract, extractor_id
-from pyannote_weighter.tasks.frames import FrameCache
+from pyannote_weighter.tasks.extraction import Extractor, extract
 
 TEMPERATURE = 0.05  # of the classifier in training
 
@@ -76,8 +75,7 @@ def load(run: Path) -> tuple[Model, Tensor]:
 def features(model: Model, files: list, folder: Path, voices: bool):
     """Files with frames and speaker counts, which are computed once."""
     segmentation = segmentation_inference(get_segmentation("segmentation-3.0"), step=0.25)
-    cache = FrameCache(folder, extractor_id(model, segmentation, voices))
-    keys = extract(files, model, segmentation, cache, voices)
+    cache, keys = extract(files, Extractor(model, segmentation, voices), folder)
     for file, key in zip(files, keys, strict=True):
         frames, count = cache.get(key)
         yield file, (torch.from_numpy(np.array(frames)), torch.from_numpy(np.array(count)))

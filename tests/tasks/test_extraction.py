@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from pyannote_weighter.segmentation import (
     segmentation_inference,
 )
 from pyannote_weighter.tasks import extraction
-from pyannote_weighter.tasks.extraction import extract, extractor_id, fingerprint
+from pyannote_weighter.tasks.extraction import Extractor, extract, fingerprint
 from pyannote_weighter.tasks.frames import FrameCache
 from tests.models.test_weighter import BACKBONE, small_weighter
 from tests.tasks.conftest import conversation
@@ -44,19 +45,36 @@ def test_fingerprint_depends_on_weights_alone(model):
     assert fingerprint(model.backbone) != fingerprint(other.backbone)
 
 
-def test_extractor_id_tells_what_computes(model, segmentation):
+@pytest.fixture
+def cache(model, tmp_path):
+    return FrameCache(tmp_path / "frames", Extractor(model).id)
+
+
+@pytest.fixture
+def fill(model, cache):
+    """Fill the cache, and give the keys of files."""
+
+    def fill(files):
+        filled, keys = extract(files, Extractor(model), cache.folder.parent)
+        assert filled.folder == cache.folder
+        return keys
+
+    return fill
+
+
+def test_id_tells_what_computes(model, segmentation):
     def count(step):
         return segmentation_inference(segmentation, step=step)
 
     with torch.random.fork_rng():
         same = small_weighter("wavlm", num_slots=7)
         layer = small_weighter(backbone=BACKBONE | {"layer": 1})
-    assert extractor_id(model, None) == extractor_id(same, None)
+    assert Extractor(model).id == Extractor(same).id
     names = [
-        extractor_id(model, None),
-        extractor_id(layer, None),
-        extractor_id(model, count(0.1)),
-        extractor_id(model, count(0.5)),
+        Extractor(model).id,
+        Extractor(layer).id,
+        Extractor(model, count(0.1)).id,
+        Extractor(model, count(0.5)).id,
     ]
     assert len(set(names)) == 4
     assert all(name.startswith("wavlm-") for name in names)
@@ -69,8 +87,8 @@ def test_frames_and_counts(backbone, told, segmentation, sample_audio, tmp_path)
     with torch.random.fork_rng():
         model = small_weighter(backbone=backbone)
     inference = segmentation_inference(segmentation, step=0.5)
-    cache = FrameCache(tmp_path, extractor_id(model, inference, told))
-    (key,) = extract([{"uri": "sample", "audio": sample_audio}], model, inference, cache, told)
+    extractor = Extractor(model, inference, told)
+    cache, (key,) = extract([{"uri": "sample", "audio": sample_audio}], extractor, tmp_path)
     frames, count = cache.get(key)
     usual = expected = window_frames(model.backbone, load_waveform(sample_audio))
     pipeline = WeighterDiarization(segmentation, model, segmentation_step=0.5)
@@ -87,50 +105,46 @@ def test_frames_that_know_voices_have_a_name_of_their_own(model, segmentation):
     inference = segmentation_inference(segmentation)
     with torch.random.fork_rng():
         hears = small_weighter(backbone={"name": "campplus", "pretrained": False})
-    assert extractor_id(hears, inference) != extractor_id(hears, inference, voices=False)
-    assert extractor_id(hears, None) == extractor_id(hears, None, voices=False)
-    assert extractor_id(model, inference) == extractor_id(model, inference, voices=False)
+    assert Extractor(hears, inference).id != Extractor(hears, inference, voices=False).id
+    assert Extractor(hears).id == Extractor(hears, None, voices=False).id
+    assert Extractor(model, inference).id == Extractor(model, inference, voices=False).id
 
 
-def test_resumed_where_it_stopped(model, tmp_path):
+def test_resumed_where_it_stopped(cache, fill):
     good = [conversation(uri, "ann") for uri in ("one", "two")]
     bad = conversation("short", "ann", seconds=0.01)
-    cache = FrameCache(tmp_path / "frames", extractor_id(model, None))
     with pytest.raises(ValueError, match="short: 160 samples are too short"):
-        extract([good[0], bad, good[1]], model, None, cache)
+        fill([good[0], bad, good[1]])
     (one,) = cache
     before = cache.get(one)[0].filename
-    keys = extract(good, model, None, cache)
+    keys = fill(good)
     assert keys[0] == one and sorted(keys) == sorted(cache)
     assert cache.get(one)[0].filename == before
     assert cache.get(keys[1])[1] is None  # nobody has counted
 
 
-def test_lost_audio_is_named_before_any_work(model, tmp_path):
+def test_lost_audio_is_named_before_any_work(cache, fill, tmp_path):
     files = [conversation("one", "ann"), {"uri": "lost", "audio": tmp_path / "lost.wav"}]
-    cache = FrameCache(tmp_path / "frames", extractor_id(model, None))
     with pytest.raises(FileNotFoundError, match="lost.wav"):
-        extract(files, model, None, cache)
+        fill(files)
     assert not cache.folder.exists()
 
 
-def test_only_audio_is_read(model, tmp_path):
+def test_only_audio_is_read(cache, fill):
     """Regions, references, durations: what a protocol computes on demand may need FFmpeg."""
 
     def fail(file):
         raise RuntimeError("not needed")
 
     file = ProtocolFile(conversation("one", "ann"), lazy={"annotated": fail, "annotation": fail})
-    cache = FrameCache(tmp_path, extractor_id(model, None))
-    assert extract([file], model, None, cache) == list(cache) != []
+    assert fill([file]) == list(cache) != []
 
 
-def test_other_sample_rates_and_channels(model, tmp_path):
+def test_other_sample_rates_and_channels(model, cache, fill):
     sine = torch.sin(torch.arange(8000) / 5.0)[None]
     stereo = torch.cat([sine, 0 * sine])
-    cache = FrameCache(tmp_path, extractor_id(model, None))
     file = {"uri": "x", "waveform": stereo, "sample_rate": 8000}
-    (key,) = extract([file], model, None, cache)
+    (key,) = fill([file])
     assert len(cache.get(key)[0]) == model.num_frames(16000)
 
 
@@ -151,20 +165,15 @@ def corpus(tmp_path):
 
 
 @pytest.fixture
-def cache(model, tmp_path):
-    return FrameCache(tmp_path / "frames", extractor_id(model, None))
-
-
-@pytest.fixture
 def computed(monkeypatch):
     """Uris of the files whose frames were computed."""
-    uris, compute = [], extraction._frames_and_count
+    uris, compute = [], Extractor.compute
 
-    def record(file, *args):
+    def record(self, file):
         uris.append(file["uri"])
-        return compute(file, *args)
+        return compute(self, file)
 
-    monkeypatch.setattr(extraction, "_frames_and_count", record)
+    monkeypatch.setattr(Extractor, "compute", record)
     return uris
 
 
@@ -173,54 +182,54 @@ def _assert_of(file, key, model, cache):
     np.testing.assert_allclose(cache.get(key)[0], expected, atol=1e-2)
 
 
-def test_corpora_with_the_same_uris_have_frames_of_their_own(model, cache, corpus, computed):
+def test_corpora_with_the_same_uris_have_frames_of_their_own(model, cache, fill, corpus, computed):
     files = [corpus("one", "ann"), corpus("two", "dee")]
     for _ in range(2):
         for file in files:
-            (key,) = extract([file], model, None, cache)
+            (key,) = fill([file])
             _assert_of(file, key, model, cache)
     assert len(computed) == len(cache) == 2
-    assert sorted(extract(files, model, None, cache)) == sorted(cache)
+    assert sorted(fill(files)) == sorted(cache)
 
 
-def test_audio_that_was_moved_keeps_its_frames(model, cache, corpus, computed, tmp_path):
+def test_audio_that_was_moved_keeps_its_frames(fill, corpus, computed, tmp_path):
     file = corpus("here")
-    (key,) = extract([file], model, None, cache)
+    (key,) = fill([file])
     (tmp_path / "here").rename(tmp_path / "there")
     moved = {"uri": "radio", "audio": tmp_path / "there" / "radio.wav"}
-    assert extract([moved], model, None, cache) == [key] and len(computed) == 1
+    assert fill([moved]) == [key] and len(computed) == 1
 
 
-def test_audio_that_was_changed_is_computed_again(model, cache, corpus, computed):
-    (before,) = extract([corpus("here", "ann")], model, None, cache)
+def test_audio_that_was_changed_is_computed_again(model, cache, fill, corpus, computed):
+    (before,) = fill([corpus("here", "ann")])
     file = corpus("here", "dee")
-    (after,) = extract([file], model, None, cache)
+    (after,) = fill([file])
     assert before != after and len(computed) == 2
     _assert_of(file, after, model, cache)
 
 
-def test_waveforms_in_memory_are_told_apart(model, cache, computed):
+def test_waveforms_in_memory_are_told_apart(model, cache, fill, computed):
     files = [conversation("radio", speakers) for speakers in ("ann", "dee")]
-    keys = extract(files, model, None, cache)
+    keys = fill(files)
     assert keys[0] != keys[1] and len(computed) == 2
     for file, key in zip(files, keys, strict=True):
         _assert_of(file, key, model, cache)
-    assert extract(files, model, None, cache) == keys and len(computed) == 2
+    assert fill(files) == keys and len(computed) == 2
 
 
-def test_entries_of_earlier_versions_are_not_used(model, cache, corpus, computed):
+def test_entries_of_earlier_versions_are_not_used(cache, fill, corpus, computed):
     cache.put("radio", np.ones((2, 2)))  # known by its uri alone
-    (key,) = extract([corpus("here")], model, None, cache)
+    (key,) = fill([corpus("here")])
     assert key != "radio" and len(computed) == 1
 
 
-def test_waveforms_that_a_protocol_computes_are_not_kept(model, cache):
+def test_waveforms_that_a_protocol_computes_are_not_kept(fill):
     given = conversation("radio", "ann")
     waveform = given.pop("waveform")
     file = ProtocolFile(given, lazy={"waveform": lambda file: waveform})
-    (key,) = extract([file], model, None, cache)
+    (key,) = fill([file])
     again = ProtocolFile(given, lazy={"waveform": lambda file: waveform})
-    assert extract([again], model, None, cache) == [key]
+    assert fill([again]) == [key]
     assert "waveform" not in abs(again)
 
 
@@ -236,15 +245,15 @@ def _silence(uri):
 def _fill(folder, name, hangs):
     """Extract as a process of its own would, with a record; the first file may take for ever."""
 
-    def compute(file, *args):
+    def compute(file):
         with (folder / "begun.txt").open("a") as stream:
             stream.write(f"{name} {file['uri']}\n")
         if hangs:
             time.sleep(600)
         return np.zeros((3, 2)), None
 
-    extraction._frames_and_count = compute
-    extract(map(_silence, URIS), None, None, FrameCache(folder / "frames", "fake"))
+    fake = SimpleNamespace(id="fake", compute=compute)
+    extract(map(_silence, URIS), fake, folder / "frames")
 
 
 def _uris(cache):
@@ -280,19 +289,19 @@ def test_work_is_shared_and_that_of_a_killed_process_is_done(tmp_path):
     assert not list(cache.folder.glob("*.lock"))
 
 
-def test_file_that_fails_is_free_again(model, cache, monkeypatch):
+def test_file_that_fails_is_free_again(cache, fill, monkeypatch):
     bad, claimed = conversation("short", "ann", seconds=0.01), []
     claim = FrameCache.claim
     monkeypatch.setattr(
         FrameCache, "claim", lambda self, key: (claimed.append(key), claim(self, key))[1]
     )
     with pytest.raises(ValueError) as error:
-        extract([bad], model, None, cache)
+        fill([bad])
     with claim(cache, *claimed) as free:
         assert free, error
 
 
-def test_frames_that_came_meanwhile_are_kept(model, cache, monkeypatch):
+def test_frames_that_came_meanwhile_are_kept(cache, fill, monkeypatch):
     """Another process may be done between the look at the cache and the claim."""
     claim = FrameCache.claim
 
@@ -301,5 +310,5 @@ def test_frames_that_came_meanwhile_are_kept(model, cache, monkeypatch):
         return claim(self, key)
 
     monkeypatch.setattr(FrameCache, "claim", late)
-    (key,) = extract([conversation("one", "ann")], model, None, cache)
+    (key,) = fill([conversation("one", "ann")])
     assert cache.get(key)[0].shape == (2, 2)

