@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from pyannote_weighter.cli import main
-from pyannote_weighter.tasks import extraction
 from pyannote_weighter.tasks.crops import TrainingFiles
+from pyannote_weighter.tasks.extraction import Extractor
 
 
 def record(kind: str, what: str) -> None:
@@ -27,9 +27,7 @@ def recording(kind: str, describe, function):
 
 
 if __name__ == "__main__":
-    extraction._frames_and_count = recording(
-        "extracted", lambda file, *_: file["uri"], extraction._frames_and_count
-    )
+    Extractor.compute = recording("extracted", lambda _, file: file["uri"], Extractor.compute)
     TrainingFiles.sample = recording(
         "trained",
         lambda files, first, second, seed: "\n".join(

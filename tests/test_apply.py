@@ -77,7 +77,7 @@ def test_next_file_is_read_meanwhile_and_no_other(tmp_path, audio, monkeypatch):
         def apply(self, file, **options):
             ahead = chr(ord(file["uri"]) + 1)
             if ahead in begun:
-                assert begun[ahead].wait(timeout=10)
+                assert begun[ahead].wait(timeout=120)
             seen.append({name for name, event in begun.items() if event.is_set()})
             return super().apply(file, **options)
 

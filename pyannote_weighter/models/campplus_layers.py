@@ -21,6 +21,7 @@ import torch.nn.functional as F
 SEGMENT = 100  # frames that share one local context (2 s)
 OWN = 0.5  # share of a mask that comes from the voice of the frame, where voices are known
 REACH = 10  # frames that the head sees on either side: ten layers of three
+LONG = 400  # frames (8 s) from which a setup of oneDNN for their number pays
 PIECE = 1500  # frames that go through the head at once: more take new pages of memory each time
 
 
@@ -31,7 +32,10 @@ def _batchnorm_relu(num_channels: int) -> nn.Sequential:
 
 
 def _fuses(module: nn.Module, x: torch.Tensor) -> bool:
-    """Whether `x` may go through convolutions in oneDNN's own layout: CPU, inference only."""
+    """Whether oneDNN may do convolutions of `x`, normalisation folded in: CPU, inference only.
+
+    Layers within `module` are then not called themselves (nor are their hooks).
+    """
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -39,6 +43,8 @@ def _fuses(module: nn.Module, x: torch.Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and not torch.compiler.is_compiling()
     )
 
 
@@ -59,12 +65,18 @@ def _fold(conv: nn.Module, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]
     return weight, norm.bias - norm.running_mean * scale
 
 
+def _mixes(module: nn.Module, x: torch.Tensor) -> bool:
+    """Whether oneDNN may do a kernel of 1: where `x` is long, as each length has its setup."""
+    return x.shape[-1] >= LONG and _fuses(module, x)
+
+
 def _pointwise(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Convolution with a kernel of 1 by oneDNN, of which torch thinks only for several recordings.
+    """Convolution with a kernel of 1 by oneDNN.
 
-    Twice as fast as what torch takes for one recording on one thread where there is AVX-512.
+    On one thread torch takes its own for less than 16 recordings, which takes twice the time where
+    there is AVX-512, and the same where there is AVX2.
     """
     return torch.mkldnn_convolution(
         x[:, :, None], weight[:, :, None], bias, (0, 0), (1, 1), (1, 1), 1
@@ -251,7 +263,7 @@ class DenseLayer(nn.Module):
     def forward(self, x: torch.Tensor, voices: Voices | None = None) -> torch.Tensor:
         """(batch, in_channels, frames) to (batch, growth, frames)."""
         x = self.nonlinear1(x)
-        if _fuses(self, x):
+        if _mixes(self, x):
             x = F.relu_(_pointwise(x, *_fold(self.linear1, self.nonlinear2.batchnorm)))
         else:
             x = self.nonlinear2(self.linear1(x))
@@ -298,7 +310,7 @@ class Transit(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, in_channels, frames) to (batch, in_channels / 2, frames)."""
         x = self.nonlinear(x)
-        return _pointwise(x, self.linear.weight) if _fuses(self, x) else self.linear(x)
+        return _pointwise(x, self.linear.weight) if _mixes(self, x) else self.linear(x)
 
 
 class Dense(nn.Module):

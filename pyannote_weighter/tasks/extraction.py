@@ -41,7 +41,8 @@ class Extractor:
     Attributes
     ----------
     id : str
-        Names what computes: other models or windows give another name.
+        Names what computes, with the weights as they are now: other models or windows give
+        another name.
     """
 
     def __init__(
@@ -49,12 +50,12 @@ class Extractor:
     ):
         self.model = model
         self.segmentation = segmentation
-        self.voices = voices and segmentation is not None and model.backbone.hears_voices
+        self._voices = voices and segmentation is not None and model.backbone.hears_voices
         backbone = model.hparams.backbone
         parts = [json.dumps(backbone, sort_keys=True), fingerprint(model.backbone)]
         if segmentation is not None:
             parts += [fingerprint(segmentation.model), f"{segmentation.step:g}"]
-        parts += ["voices"] if self.voices else []
+        parts += ["voices"] if self._voices else []
         name = backbone if isinstance(backbone, str) else backbone["name"]
         self.id = f"{name}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
 
@@ -78,7 +79,7 @@ class Extractor:
             return window_frames(backbone, waveform).numpy(), None
         audio = {"waveform": waveform, "sample_rate": rate, "uri": file["uri"]}
         _, speakers, local = count_speakers(self.segmentation, audio)
-        told = local_voices(local, self.model.frames, num_frames) if self.voices else None
+        told = local_voices(local, self.model.frames, num_frames) if self._voices else None
         frames = window_frames(backbone, waveform, voices=told)  # (T, C)
         return frames.numpy(), sample_nearest(speakers, self.model.frames, num_frames)[:, 0]
 
@@ -98,8 +99,9 @@ def extract(
     ----------
     files : iterable of ProtocolFile
     extractor : Extractor
-    directory : path
-        Of caches; that of another extractor is another one.
+        Asked for what is not there.
+    directory : path-like
+        Root of the caches; each extractor has a subfolder of its own.
 
     Returns
     -------
@@ -110,7 +112,7 @@ def extract(
     Raises
     ------
     FileNotFoundError, ValueError
-        From reading audio; the message names the file.
+        See `Extractor.compute`; audio that is lost is named before any work.
     """
     cache = FrameCache(directory, extractor.id)
     files = list(files)

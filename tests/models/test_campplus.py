@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.models import campplus_layers
 from pyannote_weighter.models.campplus import CAMPPlus
 from pyannote_weighter.models.campplus_layers import (
+    LONG,
     PIECE,
     SEGMENT,
     ContextAwareMasking,
@@ -137,21 +140,49 @@ def test_a_turn_within_somebody_elses_is_told_apart_better(
     assert better > usual + 0.03
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-@pytest.mark.parametrize("batch_size, num_frames", [(1, 1), (1, 48), (3, 301)])
-@pytest.mark.parametrize("piece", [PIECE, 47, 20])
-def test_fused_head_is_the_plain_one(monkeypatch, batch_size, num_frames, piece):
-    torch.manual_seed(0)
-    monkeypatch.setattr(campplus_layers, "PIECE", piece)
-    head = Head().eval()
-    for module in head.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3), module.running_var.uniform_(0.5, 2.0)
-            torch.nn.init.normal_(module.weight, 1.0, 0.3), torch.nn.init.normal_(module.bias)
+needs_mkldnn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"
+)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """One entry for each convolution that oneDNN is asked for by name."""
     convolve, calls = torch.mkldnn_convolution, []
     monkeypatch.setattr(
         torch, "mkldnn_convolution", lambda *args: calls.append(0) or convolve(*args)
     )
+    return calls
+
+
+def with_any_norms(module):
+    """Make normalisations of a module what they may be after training."""
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.3), norm.running_var.uniform_(0.5, 2.0)
+            torch.nn.init.normal_(norm.weight, 1.0, 0.3), torch.nn.init.normal_(norm.bias)
+    return module.eval()
+
+
+def assert_plain_elsewhere(module, x, calls):
+    """Nothing is asked of oneDNN in training, in double precision or where it is switched off."""
+    with torch.no_grad():
+        module.double()(x.double())
+        module.float().train()(x)
+        with torch.backends.mkldnn.flags(enabled=False):
+            module.eval()(x)
+        with torch.autocast("cpu"):
+            module(x)
+    assert not calls
+
+
+@needs_mkldnn
+@pytest.mark.parametrize("batch_size, num_frames", [(1, 1), (1, 48), (3, 301)])
+@pytest.mark.parametrize("piece", [PIECE, 47, 20])
+def test_fused_head_is_the_plain_one(monkeypatch, calls, batch_size, num_frames, piece):
+    torch.manual_seed(0)
+    monkeypatch.setattr(campplus_layers, "PIECE", piece)
+    head = with_any_norms(Head())
     fbank = torch.randn(batch_size, 80, num_frames)
     plain = head(fbank)  # with gradients
     assert not calls and plain.requires_grad
@@ -163,10 +194,7 @@ def test_fused_head_is_the_plain_one(monkeypatch, batch_size, num_frames, piece)
         assert not fused.is_mkldnn and fused.shape == plain.shape
         torch.testing.assert_close(fused, plain.detach(), rtol=1e-4, atol=1e-4)
         calls.clear()
-    with torch.no_grad():
-        head.double()(fbank.double())
-        head.float().train()(fbank)
-    assert not calls
+    assert_plain_elsewhere(head, fbank, calls)
 
 
 @pytest.mark.parametrize("batch_size, num_frames", [(0, 130), (1, 1), (1, 130), (3, 130)])
@@ -186,42 +214,37 @@ def test_dense_block_is_the_same_without_gradients(batch_size, num_frames):
     assert not y.requires_grad and block(x).requires_grad
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-@pytest.mark.parametrize("batch_size, num_frames", [(0, 130), (1, 1), (1, 130), (3, 130)])
+@needs_mkldnn
 @pytest.mark.parametrize(
-    "layer, num_inputs, num_outputs",
+    "batch_size, num_frames", [(0, LONG), (1, LONG - 1), (1, LONG), (3, LONG + 1)]
+)
+@pytest.mark.parametrize(
+    "make, num_inputs, num_outputs",
     [
-        (DenseLayer(8, growth=4, bottleneck=6, dilation=2), 8, 4),
-        (DenseLayer(200, growth=32, bottleneck=128, dilation=1), 200, 32),
-        (Transit(200), 200, 100),
+        (partial(DenseLayer, growth=4, bottleneck=6, dilation=2), 8, 4),
+        (partial(DenseLayer, growth=32, bottleneck=128, dilation=1), 200, 32),
+        (Transit, 200, 100),
     ],
 )
 def test_kernels_of_one_are_the_plain_ones(
-    monkeypatch, layer, num_inputs, num_outputs, batch_size, num_frames
+    calls, make, num_inputs, num_outputs, batch_size, num_frames
 ):
     torch.manual_seed(0)
-    layer.float().eval()
-    for module in layer.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean.normal_(0, 0.3), module.running_var.uniform_(0.5, 2.0)
-            torch.nn.init.normal_(module.weight, 1.0, 0.3), torch.nn.init.normal_(module.bias)
+    layer = with_any_norms(make(num_inputs))
     x = torch.randn(batch_size, num_inputs, num_frames)
-    before, calls, convolve = x.clone(), [], torch.mkldnn_convolution
-    monkeypatch.setattr(
-        torch, "mkldnn_convolution", lambda *args: calls.append(0) or convolve(*args)
-    )
+    before = x.clone()
     plain = layer(x)  # with gradients
     assert not calls and plain.requires_grad
     for inference in (torch.no_grad, torch.inference_mode):
         with inference():
             fused = layer(x)
-        assert len(calls) == 1 and fused.shape == (batch_size, num_outputs, num_frames)
+        assert len(calls) == (num_frames >= LONG)
+        assert fused.shape == (batch_size, num_outputs, num_frames)
         torch.testing.assert_close(fused, plain.detach(), rtol=1e-4, atol=1e-5)
         calls.clear()
     assert torch.equal(x, before)
-    with torch.no_grad():
-        layer.double()(x.double())
-    assert not calls
+    if batch_size:
+        assert_plain_elsewhere(layer, x, calls)
 
 
 def test_pooling_is_that_of_pyannote(model, waveform):

@@ -297,11 +297,12 @@ def _write_until_killed(directory):
 @pytest.mark.parametrize("delay", [0.01, 0.06])
 def test_killed_at_any_point(tmp_path, delay):
     context = multiprocessing.get_context("spawn")
-    writer = context.Process(target=_write_until_killed, args=(tmp_path,))
+    writer = context.Process(target=_write_until_killed, args=(tmp_path,), daemon=True)
     writer.start()
     cache = FrameCache(tmp_path, "campplus")
-    deadline = time.time() + 60
-    while "ep1" not in cache and time.time() < deadline:
+    deadline = time.time() + 300
+    while "ep1" not in cache:
+        assert writer.is_alive() and time.time() < deadline
         time.sleep(0.005)
     time.sleep(delay)
     writer.kill()
