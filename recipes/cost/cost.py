@@ -36,21 +36,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--pipeline", type=Path, default=DEFAULT_PIPELINE)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--runs", type=int, default=3, help="the median of which is printed")
+    parser.add_argument("--runs", type=int, default=3, help="of each; the median is printed")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)
 
     waveform = join(arguments.files, arguments.minutes)
-    costs = {}
-    for name in arguments.systems:
-        run = SYSTEMS[name](arguments)
-        runs = []
-        for number in range(arguments.runs):
+    systems = {name: SYSTEMS[name](arguments) for name in arguments.systems}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
+    for number in range(arguments.runs):
+        for name, run in systems.items():  # in turn: machines are slower at times
             print(f"{name}: run {number + 1} of {arguments.runs}", file=sys.stderr)
-            runs.append(run(waveform))
-        costs[name] = {step: median(seconds[step] for seconds in runs) for step in runs[0]}
+            runs[name].append(run(waveform))
+    costs = {
+        name: {step: median(seconds[step] for seconds in every) for step in every[0]}
+        for name, every in runs.items()
+    }
     print(
         f"CPU seconds for {arguments.minutes:g} minutes, threads: {arguments.threads}, "
         f"median of {arguments.runs} runs\n"
