@@ -75,8 +75,8 @@ def _pointwise(
 ) -> torch.Tensor:
     """Convolution with a kernel of 1 by oneDNN.
 
-    On one thread torch takes its own for less than 16 recordings, which takes twice the time where
-    there is AVX-512, and the same where there is AVX2.
+    On one thread torch takes its own for fewer than 16 recordings, which needs twice the time
+    where there is AVX-512, and as much where there is AVX2.
     """
     return torch.mkldnn_convolution(
         x[:, :, None], weight[:, :, None], bias, (0, 0), (1, 1), (1, 1), 1
