@@ -25,7 +25,7 @@ from pyannote_weighter.models.checkpoint import fingerprint
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.attribution import Attribution
 from pyannote_weighter.pipelines.spill import Rows
-from pyannote_weighter.pipelines.voices import embed_alone
+from pyannote_weighter.pipelines.voices import SECONDS, embed_alone
 from pyannote_weighter.presence import Presence
 from pyannote_weighter.recording import open_recording
 from pyannote_weighter.segmentation import (
@@ -63,9 +63,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Keep frames in half precision between the steps (default).
     embedding_duration : float, optional
         Seconds of each speaker, talking alone, that the backbone is given once more for the
-        embedding of the speaker, which then compares better across recordings. With 0, and of who
-        talks alone for less than 0.3 s, it is pooled from the frames of the recording. The
-        diarization does not depend on it.
+        embedding of the speaker. With 0, and of who talks alone for less than 0.3 s, it is pooled
+        from the frames of the recording. Defaults to 0 for a backbone that hears voices apart
+        (CAM++): it compares as well across recordings, and costs nothing. Frames of others hold
+        the people around as well: 10. The diarization does not depend on it.
     legacy : bool, optional
         Return the annotation alone.
     likeness, presence : dict, optional
@@ -111,7 +112,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         segmentation_batch_size: int = 8,
         embedding_batch_size: int = 1,
         half: bool = True,
-        embedding_duration: float = 10.0,
+        embedding_duration: float | None = None,
         legacy: bool = False,
         likeness: dict | None = None,
         presence: dict | None = None,
@@ -123,13 +124,12 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         super().__init__()
         if not weighter:
             raise ValueError("weighter is missing: give a trained Weighter, or a path to one")
-        if not 0 <= embedding_duration < np.inf:
+        if embedding_duration is not None and not 0 <= embedding_duration < np.inf:
             raise ValueError(f"embedding_duration is {embedding_duration}: choose seconds, or 0")
         self.legacy = legacy
         self.window = window
         self.embedding_batch_size = embedding_batch_size
         self.half = half
-        self.embedding_duration = embedding_duration
         self.likeness = Likeness(**{"offset": cosine_offset} | (likeness or {}))
         self.presence = Presence(**{"offset": cosine_offset} | (presence or {}))
         self.der_variant = der_variant or {"collar": 0.0, "skip_overlap": False}
@@ -139,6 +139,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         if not isinstance(model, Weighter):
             raise ValueError(f"{weighter} is a {type(model).__name__}, not a Weighter")
         self._weighter = model
+        if embedding_duration is None:
+            embedding_duration = 0.0 if model.backbone.hears_voices else SECONDS
+        self.embedding_duration = embedding_duration
         self._segmentation = segmentation_inference(
             get_segmentation(segmentation, token=token, cache_dir=cache_dir),
             step=segmentation_step,

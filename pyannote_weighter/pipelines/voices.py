@@ -2,8 +2,8 @@
 
 A frame of the backbone depends on seconds around it, and on the level of all that it is computed
 with: in a conversation, on other people too. That does little harm within a recording, where
-everybody's frames have it. Across recordings it does: there, an embedding is made as
-in speaker verification, of one voice at a time.
+everybody's frames have it. Across recordings it does, unless the backbone hears voices apart:
+there, an embedding is made as in speaker verification, of one voice at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.recording import open_recording
 
+SECONDS = 10.0  # of each speaker, where the backbone does not hear voices apart
 LEAST = 0.3  # seconds that make an embedding
 
 

@@ -31,7 +31,7 @@ def pipeline(loaded) -> WeighterDiarization:
     """One pipeline for all, as it was at the start."""
     loaded.legacy, loaded.training, loaded.window = False, False, 600.0
     loaded.embedding_batch_size, loaded._segmentation.batch_size = 1, 32
-    loaded.half, loaded.embedding_duration = True, 10.0
+    loaded.half, loaded.embedding_duration = True, 0.0
     return loaded.instantiate(PARAMETERS)
 
 

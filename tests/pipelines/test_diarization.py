@@ -18,6 +18,7 @@ from pyannote.pipeline import Optimizer
 
 from pyannote_weighter import __version__
 from pyannote_weighter.likeness import local_voices
+from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import window_frames
 from pyannote_weighter.models.checkpoint import fingerprint, save_checkpoint
 from pyannote_weighter.output import to_json
@@ -38,7 +39,7 @@ def steps() -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def output(loaded, sample, steps) -> WeighterOutput:
-    loaded.embedding_duration = 10.0  # whatever tests have run before
+    loaded.embedding_duration = 0.0  # whatever tests have run before
     loaded.instantiate(PARAMETERS)
     return loaded(dict(sample), hook=lambda *args, **options: steps.append((args, options)))
 
@@ -69,7 +70,6 @@ def test_output(output, loaded):
 
 def test_speakers_are_in_the_order_of_labels(pipeline, loaded, sample):
     """Each column of the weightings has the time, embedding and confidence of its label."""
-    pipeline.embedding_duration = 0.0
     output = pipeline(dict(sample))
     assert output.embedding_id == f"{fingerprint(loaded._weighter)}-voices"
     weightings = output.weightings
@@ -106,10 +106,12 @@ def test_speakers_are_in_the_order_of_labels(pipeline, loaded, sample):
     assert np.mean(agreed) > 0.95
 
 
-def test_speakers_are_embedded_alone(pipeline, output, loaded, sample):
+def test_speakers_are_embedded_alone(pipeline, loaded, sample):
     """Each embedding is that of the audio of one speaker: as in speaker verification."""
+    pipeline.embedding_duration = 10.0
+    shorter = pipeline(dict(sample))
     pipeline.embedding_duration = 30.0
-    shorter, output = output, pipeline(dict(sample))
+    output = pipeline(dict(sample))
     assert shorter.speaker_diarization == output.speaker_diarization
     assert not np.allclose(shorter.speaker_embeddings, output.speaker_embeddings, atol=1e-4)
     named = f"{fingerprint(loaded._weighter)}-alone"  # they compare
@@ -138,8 +140,18 @@ def test_duration_of_embeddings_is_checked(weighter, seconds):
         WeighterDiarization(weighter=weighter, embedding_duration=seconds)
 
 
+@pytest.mark.parametrize(("backbone", "seconds"), [("campplus", 0.0), ("wespeaker", 10.0)])
+def test_who_is_embedded_alone(backbone, seconds):
+    """Speakers of a backbone whose frames hold everybody around; and where it is asked for."""
+    own = {"pretrained": False} if backbone == "campplus" else {"checkpoint": None}
+    weighter = Weighter(backbone={"name": backbone, **own})
+    assert WeighterDiarization(weighter=weighter).embedding_duration == seconds
+    assert WeighterDiarization(weighter=weighter, embedding_duration=3).embedding_duration == 3
+
+
 def test_embeddings_are_not_made_for_nobody(pipeline, sample, monkeypatch):
     """What returns an annotation alone does not hear speakers again."""
+    pipeline.embedding_duration = 10.0
     calls = []
     monkeypatch.setattr(
         "pyannote_weighter.pipelines.diarization.embed_alone", lambda *args, **_: calls.append(1)
@@ -371,7 +383,6 @@ def test_batch_sizes_change_nothing(pipeline, sample):
 
 
 def test_half_precision(pipeline, sample, output):
-    pipeline.embedding_duration = 0.0  # what is pooled depends on it
     half = pipeline(dict(sample))
     pipeline.half = False
     full = pipeline(dict(sample))
