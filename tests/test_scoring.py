@@ -2,10 +2,11 @@
 
 import random
 
+import numpy as np
 import pytest
 from pyannote.core import Annotation, Segment, Timeline
 
-from pyannote_weighter.scoring import Score, bootstrap, pool, score
+from pyannote_weighter.scoring import Score, bootstrap, equal_error_rate, pool, score
 
 
 def annotate(*turns) -> Annotation:
@@ -82,3 +83,44 @@ def test_paired_difference():
     assert bootstrap(worse, "error", against=scores) == pytest.approx((0.02, 0.02))
     with pytest.raises(ValueError, match="differ in files"):
         bootstrap(scores, "error", against=scores[1:])
+
+
+def slow_equal_error_rate(scores, target) -> float:
+    """Every threshold, one by one."""
+    best = None
+    for threshold in [*sorted(scores), np.inf]:
+        accepted = [score >= threshold for score in scores]
+        missed = np.mean([not a for a, t in zip(accepted, target, strict=True) if t])
+        others = np.mean([a for a, t in zip(accepted, target, strict=True) if not t])
+        if best is None or abs(missed - others) < best[0]:
+            best = abs(missed - others), (missed + others) / 2
+    return best[1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_equal_error_rate(seed):
+    rng = np.random.default_rng(seed)
+    target = rng.random(60) < 0.3
+    target[:2] = True, False
+    scores = rng.normal(size=60) + 1.5 * target
+    if seed % 2:
+        scores = scores.round(1)  # ties
+    gap = 1 / min(target.sum(), (~target).sum())  # thresholds as near to equality may differ
+    assert equal_error_rate(scores, target) == pytest.approx(
+        slow_equal_error_rate(scores, target), abs=gap / 2
+    )
+    assert equal_error_rate(scores.reshape(6, 10), target.reshape(6, 10)) == equal_error_rate(
+        np.exp(scores), target
+    )
+
+
+def test_equal_error_rate_at_its_ends():
+    assert equal_error_rate(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1])) == 0.0
+    assert equal_error_rate(np.array([0.1, 0.2, 0.8, 0.9]), np.array([1, 1, 0, 0])) == 1.0
+    assert equal_error_rate(np.zeros(4), np.array([1, 1, 0, 0])) == 0.5
+
+
+@pytest.mark.parametrize("target", [[True, True], [False, False], []])
+def test_equal_error_rate_of_one_kind_alone(target):
+    with pytest.raises(ValueError, match="needs scores of targets and of others"):
+        equal_error_rate(np.zeros(len(target)), np.array(target))

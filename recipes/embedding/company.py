@@ -10,7 +10,6 @@ os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
 import numpy as np
 import torch
 import torch.nn.functional as F
-from eer import equal_error_rate
 from rich.progress import track
 
 from pyannote_weighter.audio import in_memory
@@ -20,6 +19,7 @@ from pyannote_weighter.pipelines.folders import load_pipeline
 from pyannote_weighter.pipelines.voices import embed_alone
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 from pyannote_weighter.protocols import protocol_files
+from pyannote_weighter.scoring import equal_error_rate
 from pyannote_weighter.segmentation import count_speakers
 from pyannote_weighter.tasks.samples import discretize
 
@@ -109,7 +109,7 @@ def table(files: list[dict]) -> str:
             cosine = np.concatenate([pair[2][heard] for pair in found])
             rate = np.nan
             if 0 < same[kept].sum() < kept.sum():
-                rate = equal_error_rate(cosine[kept & same], cosine[kept & ~same])
+                rate = equal_error_rate(cosine[kept], same[kept])
             row.append(f"{100 * rate:.1f}")
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)

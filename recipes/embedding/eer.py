@@ -10,18 +10,10 @@ os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
 import numpy as np
 import torch
 from rich.progress import track
-from sklearn.metrics import roc_curve
 
 from pyannote_weighter.audio import load_waveform
 from pyannote_weighter.models import CAMPPlus
-
-
-def equal_error_rate(same: np.ndarray, different: np.ndarray) -> float:
-    """Rate at which false acceptances and false rejections are equally frequent."""
-    labels = np.r_[np.ones(len(same)), np.zeros(len(different))]
-    false_accepted, accepted, _ = roc_curve(labels, np.r_[same, different])
-    closest = np.nanargmin(np.abs(false_accepted - (1 - accepted)))
-    return (false_accepted[closest] + 1 - accepted[closest]) / 2
+from pyannote_weighter.scoring import equal_error_rate
 
 
 def main() -> None:
@@ -51,7 +43,7 @@ def main() -> None:
             unit = embeddings[kept] - center
             unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
             cosine = (unit @ unit.T)[pairs]
-            cells.append(f"{100 * equal_error_rate(cosine[same], cosine[~same]):.2f}")
+            cells.append(f"{100 * equal_error_rate(cosine, same):.2f}")
         print(f"| at least {least:g} s | {kept.sum()} | " + " | ".join(cells) + " |", flush=True)
 
     paths = sorted((arguments.voices / "librispeech").glob("*/*.flac"))[::3]
@@ -62,8 +54,9 @@ def main() -> None:
         halves.append((embed(waveform[:, :middle]), embed(waveform[:, middle:])))
     first, second = (np.stack(side) for side in zip(*halves, strict=True))
     cosine = first @ second.T
-    same, different = np.diag(cosine), cosine[~np.eye(len(cosine), dtype=bool)]
-    rate = equal_error_rate(same, different)
+    own = np.eye(len(cosine), dtype=bool)
+    same, different = cosine[own], cosine[~own]
+    rate = equal_error_rate(cosine, own)
     print(
         f"\nhalves of {len(paths)} LibriSpeech utterances: mean cosine {same.mean():.2f} "
         f"(same speaker), {different.mean():.2f} (different); EER {100 * rate:.2f} %"

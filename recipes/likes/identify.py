@@ -19,6 +19,7 @@ from torch import Tensor
 from pyannote_weighter.database import read_likes
 from pyannote_weighter.losses import any_slot
 from pyannote_weighter.protocols import protocol_files
+from pyannote_weighter.scoring import equal_error_rate
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.extraction import Extractor, extract
 
@@ -91,16 +92,6 @@ def compare(model: Model, prototypes: Tensor, frames: Tensor, count: Tensor) -> 
     heard = weighed.weightings.sum(dim=1) * model.frames.step > 0.5  # (1, N)
     cosine = cosine.masked_fill(~heard[..., None], -1.0)
     return claim[0].numpy(), cosine[0].amax(dim=0).numpy()
-
-
-def equal_error_rate(scores: np.ndarray, present: np.ndarray) -> float:
-    """Where as large a share of those present is missed as of those absent is claimed."""
-    order = np.argsort(scores.ravel(), kind="stable")
-    there = present.ravel()[order]
-    missed = np.cumsum(there) / max(1, there.sum())
-    claimed = 1 - np.cumsum(~there) / max(1, (~there).sum())
-    nearest = np.argmin(np.abs(missed - claimed))
-    return float((missed[nearest] + claimed[nearest]) / 2)
 
 
 if __name__ == "__main__":

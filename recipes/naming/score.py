@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 from pyannote.core import Annotation
-from pyannote.metrics.binary_classification import det_curve
 
 from pyannote_weighter.archive import Result, read_results, to_annotation
 from pyannote_weighter.database import corrupt_likes, drop_likes
 from pyannote_weighter.naming import Match, Named, learn_voices
 from pyannote_weighter.protocols import protocol_files
+from pyannote_weighter.scoring import equal_error_rate
 
 CONDITIONS = (
     (1.0, 1.0, 0.0), (1.0, 0.75, 0.0), (1.0, 0.5, 0.0), (1.0, 0.25, 0.0), (1.0, 1.0, 0.1),
@@ -97,7 +97,7 @@ def identify(results: list[Result], references: dict, seed: int) -> str:
         names = {match.name for match in voices.recognize(result.speakers).values()}
         found.append([name in names for name in voices.names])
     cosine, present, found = map(np.array, (cosine, present, found))  # (files, voices)
-    rate = det_curve(present.ravel(), cosine.ravel(), distances=False)[-1]
+    rate = equal_error_rate(cosine, present)
     missed = (present & ~found).sum() / present.sum()
     many = (found & ~present).sum() / (~present).sum()
     right = (found == present).all(axis=1).mean()

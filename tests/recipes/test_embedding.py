@@ -1,7 +1,6 @@
 """The script that tells how well local speakers are told apart."""
 
 import runpy
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +19,6 @@ if not RECIPE.is_file():
 @pytest.fixture
 def recipe(monkeypatch):
     monkeypatch.setenv("PYANNOTE_METRICS_ENABLED", "0")  # which the script would set for good
-    monkeypatch.setattr(sys, "path", [str(RECIPE.parent), *sys.path])
     return runpy.run_path(str(RECIPE))
 
 
