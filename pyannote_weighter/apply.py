@@ -44,6 +44,7 @@ def apply_to_files(
     options: Mapping[str, int] | None = None,
     console: Console | None = None,
     resume: bool = False,
+    likes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[Path, str]:
     """Diarize files; write their results to ``<into>/<name of the file>.<ending of the format>``.
 
@@ -66,6 +67,9 @@ def apply_to_files(
     resume : bool, optional
         Leave files alone whose results are there in all formats, and no older than they are.
         Whether this pipeline made them is not asked.
+    likes : dict, optional
+        Names of recordings to likes, see `pyannote_weighter.database.read_likes`: a recording has
+        at least as many speakers, as far as `num_speakers` or `max_speakers` allow.
 
     Returns
     -------
@@ -75,13 +79,14 @@ def apply_to_files(
     Raises
     ------
     ValueError
-        For an unknown format, or two files whose results would have the same name; nothing has
-        been done then.
+        For an unknown format, two files whose results would have the same name, or likes of none
+        of the files; nothing has been done then.
     """
     into, console = Path(into), console or Console(stderr=True)
     files = list(dict.fromkeys(Path(file) for file in files))
     check_formats(formats)
     check_names(files)
+    likes = check_likes(files, likes)
     if resume:
         every = len(files)
         files = [file for file in files if not _is_done(file, into, formats)]
@@ -107,7 +112,8 @@ def apply_to_files(
 
             try:
                 audio = reading.result()
-                output = pipeline(dict(audio), hook=hook, **(options or {}))
+                bounds = at_least(len(likes.get(file.stem, ())), options or {})
+                output = pipeline(dict(audio), hook=hook, **bounds)
                 _write(output, audio, into, file.stem, formats)
             except Exception as error:  # a file that fails does not keep the others from it
                 failures[file] = f"{type(error).__name__}: {error}"
@@ -159,6 +165,26 @@ def check_names(files: Sequence[Path]) -> None:
                 f"results of {' and '.join(map(str, same))} would have the same name "
                 f"({same[0].stem}): rename one, or apply to them one at a time with another --into"
             )
+
+
+def check_likes(
+    files: Sequence[Path], likes: Mapping[str, Sequence[str]] | None
+) -> Mapping[str, Sequence[str]]:
+    """Refuse likes of other recordings alone."""
+    if likes and files and not any(file.stem in likes for file in files):
+        raise ValueError(
+            f"there are likes of {', '.join(list(likes)[:3])}{', ...' * (len(likes) > 3)}, but of "
+            "none of the files: a recording is called in them as its file is, without the ending"
+        )
+    return likes or {}
+
+
+def at_least(num_speakers: int, options: Mapping[str, int]) -> dict[str, int]:
+    """Bounds on the number of speakers of a recording that has so many likes."""
+    if num_speakers < 2 or "num_speakers" in options:
+        return dict(options)
+    least = max(num_speakers, options.get("min_speakers", 1))
+    return {**options, "min_speakers": min(least, options.get("max_speakers", least))}
 
 
 def _result_paths(into: Path, name: str, formats: Sequence[str]) -> dict[str, Path]:

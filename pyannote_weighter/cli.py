@@ -80,6 +80,10 @@ def apply(
     ] = None,
     min_speakers: Annotated[int | None, typer.Option(min=1, help="Fewest speakers.")] = None,
     max_speakers: Annotated[int | None, typer.Option(min=1, help="Most speakers.")] = None,
+    likes: Annotated[
+        Path | None,
+        typer.Option(help="A .likes file: recordings have as many speakers as likes, or more."),
+    ] = None,
     device: Device = "auto",
     resume: Annotated[
         bool, typer.Option(help="Leave out files whose results are there, however they were made.")
@@ -87,11 +91,13 @@ def apply(
 ) -> None:
     """Diarize files. The exit code is 1 when a file failed; the others are still done."""
     _quiet()
-    from pyannote_weighter.apply import apply_to_files, check_formats, check_names
+    from pyannote_weighter.apply import apply_to_files, check_formats, check_likes, check_names
+    from pyannote_weighter.database import read_likes
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     check_formats(wanted)  # before the models are loaded
     check_names(list(dict.fromkeys(files)))
+    liked = check_likes(files, None if likes is None else read_likes(likes))
 
     from pyannote_weighter.pipelines.folders import load_pipeline
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE
@@ -103,7 +109,7 @@ def apply(
     }
     options = {name: value for name, value in told.items() if value is not None}
     loaded = load_pipeline(pipeline or DEFAULT_PIPELINE, _device(device))
-    failures = apply_to_files(loaded, files, into, wanted, options, resume=resume)
+    failures = apply_to_files(loaded, files, into, wanted, options, resume=resume, likes=liked)
     if failures:
         typer.echo(f"{len(failures)} of {len(set(files))} files failed", err=True)
         raise typer.Exit(1)

@@ -112,6 +112,38 @@ def test_number_of_speakers_reaches_the_pipeline(tmp_path, audio):
     assert "seven speakers" in next(iter(failures.values()))
 
 
+def test_likes_are_least_numbers_of_speakers(tmp_path, audio):
+    files = [audio(f"{name}.wav") for name in ("a", "b", "c", "d")]
+    likes = {"a": ("ann", "bob", "cy"), "b": ("ann",), "c": (), "other": ("ann", "bob")}
+    given = {}
+
+    class Asking(HalfAndHalf):
+        def apply(self, file, hook=None, **options):
+            given[file["uri"]] = options
+            return super().apply(file, hook=hook)
+
+    def asked(**options):
+        pipeline = Asking().instantiate({})
+        assert not apply_to_files(pipeline, files, tmp_path / "out", options=options, likes=likes)
+        return given
+
+    assert asked() == {"a": {"min_speakers": 3}, "b": {}, "c": {}, "d": {}}
+    two, four = {"min_speakers": 2}, {"min_speakers": 4}
+    assert asked(**two) == {"a": {"min_speakers": 3}, **dict.fromkeys("bcd", two)}
+    assert asked(**four) == dict.fromkeys("abcd", four)
+    most = {"max_speakers": 2}
+    assert asked(**most) == {"a": most | {"min_speakers": 2}, **dict.fromkeys("bcd", most)}
+    assert asked(num_speakers=2) == dict.fromkeys("abcd", {"num_speakers": 2})
+
+
+def test_likes_of_other_recordings_alone_are_refused(tmp_path, audio):
+    files, likes = [audio("a.wav")], dict.fromkeys(("a.wav", "b", "c", "d"), ("ann",))
+    with pytest.raises(ValueError, match="likes of a.wav, b, c, ..., but of none of the files: a"):
+        run(files, tmp_path / "out", likes=likes)
+    assert not (tmp_path / "out").exists()
+    assert not run(files, tmp_path / "out", likes={})[0]
+
+
 def test_results_that_would_overwrite_each_other_are_refused(tmp_path, audio):
     files = [audio("x/talk.wav"), audio("y/Talk.flac")]
     with pytest.raises(ValueError, match="same name"):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import pyannote_weighter
 from pyannote_weighter.apply import FORMATS
 from pyannote_weighter.cli import app, main
-from tests.dummy_pipeline import write_pipeline
+from tests.dummy_pipeline import HalfAndHalf, write_pipeline
 
 runner = CliRunner()
 
@@ -71,6 +71,27 @@ def test_apply(tmp_path, audio):
     assert result.exit_code == 1
     assert "1 of 2 files failed" in result.output
     assert "no such audio file" in " ".join(result.output.split())
+
+
+def test_apply_with_likes(tmp_path, audio, monkeypatch):
+    likes = tmp_path / "archive.likes"
+    likes.write_text("talk ann bob cy\n")
+    given = []
+    run = HalfAndHalf.apply
+
+    def remember(self, file, min_speakers=None, **options):
+        given.append(min_speakers)
+        return run(self, file, **options)
+
+    monkeypatch.setattr(HalfAndHalf, "apply", remember)
+    arguments = ["apply", str(audio), "--into", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--pipeline", str(write_pipeline(tmp_path / "pipeline")), "--likes", str(likes)]
+    assert runner.invoke(app, arguments).exit_code == 0
+    assert given == [3]
+    likes.write_text("talk.wav ann bob\n")
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 1 and "likes of talk.wav, but of none" in str(result.exception)
+    assert given == [3]
 
 
 def test_help_of_apply_names_all_formats():
