@@ -69,7 +69,8 @@ def apply_to_files(
         Whether this pipeline made them is not asked.
     likes : dict, optional
         Names of recordings to likes, see `pyannote_weighter.database.read_likes`: a recording has
-        at least as many speakers, as far as `num_speakers` or `max_speakers` allow.
+        at least as many speakers, as far as `num_speakers` or `max_speakers` allow. A recording
+        is called as its file is, without the ending.
 
     Returns
     -------
@@ -87,6 +88,9 @@ def apply_to_files(
     check_formats(formats)
     check_names(files)
     likes = check_likes(files, likes)
+    others = len(likes.keys() - {file.stem for file in files})
+    if others:
+        console.print(f"{others} recordings with likes are not among the files", highlight=False)
     if resume:
         every = len(files)
         files = [file for file in files if not _is_done(file, into, formats)]
@@ -112,7 +116,7 @@ def apply_to_files(
 
             try:
                 audio = reading.result()
-                bounds = at_least(len(likes.get(file.stem, ())), options or {})
+                bounds = at_least(len(set(likes.get(file.stem) or ())), options or {})
                 output = pipeline(dict(audio), hook=hook, **bounds)
                 _write(output, audio, into, file.stem, formats)
             except Exception as error:  # a file that fails does not keep the others from it
@@ -171,20 +175,27 @@ def check_likes(
     files: Sequence[Path], likes: Mapping[str, Sequence[str]] | None
 ) -> Mapping[str, Sequence[str]]:
     """Refuse likes of other recordings alone."""
-    if likes and files and not any(file.stem in likes for file in files):
+    if likes is None:
+        return {}
+    for name, names in likes.items():
+        if isinstance(names, str):
+            raise ValueError(f"likes of {name} are one text, {names!r}: give a list of names")
+    if files and not any(file.stem in likes for file in files):
+        some = ", ".join(list(likes)[:3]) + ", ..." * (len(likes) > 3)
         raise ValueError(
-            f"there are likes of {', '.join(list(likes)[:3])}{', ...' * (len(likes) > 3)}, but of "
-            "none of the files: a recording is called in them as its file is, without the ending"
+            f"none of the files is listed in the likes, which list {some or 'nothing'}: list a "
+            "recording by the name of its file without the ending (talk for talk.wav)"
         )
-    return likes or {}
+    return likes
 
 
-def at_least(num_speakers: int, options: Mapping[str, int]) -> dict[str, int]:
+def at_least(num_likes: int, options: Mapping[str, int | None]) -> dict[str, int]:
     """Bounds on the number of speakers of a recording that has so many likes."""
-    if num_speakers < 2 or "num_speakers" in options:
-        return dict(options)
-    least = max(num_speakers, options.get("min_speakers", 1))
-    return {**options, "min_speakers": min(least, options.get("max_speakers", least))}
+    told = {name: value for name, value in options.items() if value is not None}
+    if num_likes < 2 or "num_speakers" in told:
+        return told
+    least = min(num_likes, told.get("max_speakers", num_likes))
+    return {**told, "min_speakers": max(least, told.get("min_speakers", 1))}
 
 
 def _result_paths(into: Path, name: str, formats: Sequence[str]) -> dict[str, Path]:

@@ -113,7 +113,8 @@ def _embedding_id(results: Sequence[Result], voices: Voices | None = None) -> st
         (one, first), (other, second) = list(made.items())[:2]
         raise ValueError(
             f"embeddings of {first} ({one}) and {second} ({other}) do not compare: they are of "
-            "different pipelines; diarize the recordings of one of them again"
+            "different pipelines, or of different `embedding_duration`; diarize the recordings of "
+            "one of them again, without --resume"
         )
     return next(iter(made), None)
 

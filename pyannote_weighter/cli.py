@@ -82,7 +82,10 @@ def apply(
     max_speakers: Annotated[int | None, typer.Option(min=1, help="Most speakers.")] = None,
     likes: Annotated[
         Path | None,
-        typer.Option(help="A .likes file: recordings have as many speakers as likes, or more."),
+        typer.Option(
+            help="A .likes file: a recording has as many speakers as likes, or more, as far as "
+            "--num-speakers and --max-speakers allow; with --resume, only those still to do."
+        ),
     ] = None,
     device: Device = "auto",
     resume: Annotated[
@@ -97,7 +100,8 @@ def apply(
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     check_formats(wanted)  # before the models are loaded
     check_names(list(dict.fromkeys(files)))
-    liked = check_likes(files, None if likes is None else read_likes(likes))
+    liked = None if likes is None else read_likes(likes)
+    check_likes(files, liked)
 
     from pyannote_weighter.pipelines.folders import load_pipeline
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE

@@ -156,15 +156,11 @@ def equal_error_rate(scores: np.ndarray, target: np.ndarray) -> float:
     Returns
     -------
     rate : float
-
-    Raises
-    ------
-    ValueError
-        If there are no targets, or nothing but targets.
+        NaN where there are no targets, or nothing but targets.
     """
     target = np.asarray(target, dtype=bool).ravel()
     if target.all() or not target.any():
-        raise ValueError("an equal error rate needs scores of targets and of others")
+        return np.nan
     accepted_others, accepted, _ = roc_curve(target, np.ravel(scores), drop_intermediate=False)
     missed = 1.0 - accepted
     nearest = np.argmin(np.abs(accepted_others - missed))

@@ -114,7 +114,7 @@ def test_number_of_speakers_reaches_the_pipeline(tmp_path, audio):
 
 def test_likes_are_least_numbers_of_speakers(tmp_path, audio):
     files = [audio(f"{name}.wav") for name in ("a", "b", "c", "d")]
-    likes = {"a": ("ann", "bob", "cy"), "b": ("ann",), "c": (), "other": ("ann", "bob")}
+    likes = {"a": ("ann", "bob", "bob", "cy"), "b": ("ann",), "c": None, "other": ("ann", "bob")}
     given = {}
 
     class Asking(HalfAndHalf):
@@ -134,14 +134,22 @@ def test_likes_are_least_numbers_of_speakers(tmp_path, audio):
     most = {"max_speakers": 2}
     assert asked(**most) == {"a": most | {"min_speakers": 2}, **dict.fromkeys("bcd", most)}
     assert asked(num_speakers=2) == dict.fromkeys("abcd", {"num_speakers": 2})
+    assert asked(num_speakers=None, max_speakers=None)["a"] == {"min_speakers": 3}
+    wrong = four | most  # as it is told, for the pipeline to refuse
+    assert asked(**wrong) == dict.fromkeys("abcd", wrong)
 
 
 def test_likes_of_other_recordings_alone_are_refused(tmp_path, audio):
     files, likes = [audio("a.wav")], dict.fromkeys(("a.wav", "b", "c", "d"), ("ann",))
-    with pytest.raises(ValueError, match="likes of a.wav, b, c, ..., but of none of the files: a"):
+    with pytest.raises(ValueError, match=r"which list a.wav, b, c, \.\.\.: .*talk for talk.wav"):
         run(files, tmp_path / "out", likes=likes)
+    with pytest.raises(ValueError, match="none of the files is listed .* list nothing"):
+        run(files, tmp_path / "out", likes={})
+    with pytest.raises(ValueError, match="likes of a are one text, 'ann': give a list of names"):
+        run(files, tmp_path / "out", likes={"a": "ann"})
     assert not (tmp_path / "out").exists()
-    assert not run(files, tmp_path / "out", likes={})[0]
+    failures, screen = run(files, tmp_path / "out", likes=likes | {"a": ["ann"]})
+    assert not failures and "4 recordings with likes are not among the files" in screen
 
 
 def test_results_that_would_overwrite_each_other_are_refused(tmp_path, audio):

@@ -85,16 +85,16 @@ def test_paired_difference():
         bootstrap(scores, "error", against=scores[1:])
 
 
-def slow_equal_error_rate(scores, target) -> float:
-    """Every threshold, one by one."""
-    best = None
+def slow_equal_error_rates(scores, target) -> list[float]:
+    """Every threshold, one by one: those that are nearest to equality."""
+    rates = []
     for threshold in [*sorted(scores), np.inf]:
         accepted = [score >= threshold for score in scores]
         missed = np.mean([not a for a, t in zip(accepted, target, strict=True) if t])
         others = np.mean([a for a, t in zip(accepted, target, strict=True) if not t])
-        if best is None or abs(missed - others) < best[0]:
-            best = abs(missed - others), (missed + others) / 2
-    return best[1]
+        rates.append((abs(missed - others), (missed + others) / 2))
+    least = min(rates)[0]
+    return [rate for apart, rate in rates if apart < least + 1e-12]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -105,10 +105,8 @@ def test_equal_error_rate(seed):
     scores = rng.normal(size=60) + 1.5 * target
     if seed % 2:
         scores = scores.round(1)  # ties
-    gap = 1 / min(target.sum(), (~target).sum())  # thresholds as near to equality may differ
-    assert equal_error_rate(scores, target) == pytest.approx(
-        slow_equal_error_rate(scores, target), abs=gap / 2
-    )
+    rate = equal_error_rate(scores, target)
+    assert any(abs(rate - slow) < 1e-12 for slow in slow_equal_error_rates(scores, target))
     assert equal_error_rate(scores.reshape(6, 10), target.reshape(6, 10)) == equal_error_rate(
         np.exp(scores), target
     )
@@ -122,5 +120,4 @@ def test_equal_error_rate_at_its_ends():
 
 @pytest.mark.parametrize("target", [[True, True], [False, False], []])
 def test_equal_error_rate_of_one_kind_alone(target):
-    with pytest.raises(ValueError, match="needs scores of targets and of others"):
-        equal_error_rate(np.zeros(len(target)), np.array(target))
+    assert np.isnan(equal_error_rate(np.zeros(len(target)), np.array(target)))

@@ -107,10 +107,7 @@ def table(files: list[dict]) -> str:
         row = [name, str(kept.sum()), str((kept & same).sum())]
         for heard in HEARD:
             cosine = np.concatenate([pair[2][heard] for pair in found])
-            rate = np.nan
-            if 0 < same[kept].sum() < kept.sum():
-                rate = equal_error_rate(cosine[kept], same[kept])
-            row.append(f"{100 * rate:.1f}")
+            row.append(f"{100 * equal_error_rate(cosine[kept], same[kept]):.1f}")
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 

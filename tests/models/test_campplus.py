@@ -20,6 +20,7 @@ from pyannote_weighter.models.campplus_layers import (
     Transit,
     Voices,
 )
+from pyannote_weighter.scoring import equal_error_rate
 
 
 @pytest.fixture(scope="module")
@@ -319,17 +320,13 @@ def embed(model, waveforms):
         return F.normalize(torch.cat([model(waveform[None]) for waveform in waveforms]), dim=-1)
 
 
-def equal_error_rate(embeddings, speakers):
+def compare(embeddings, speakers):
     """Equal error rate over all pairs, and mean cosine of same and of different speakers."""
     speakers = np.asarray(speakers)
     pairs = np.triu_indices(len(speakers), 1)
     scores = (embeddings @ embeddings.T).numpy()[pairs]
     same = (speakers[:, None] == speakers[None])[pairs]
-    same, scores = same[np.argsort(-scores)], np.sort(scores)[::-1]
-    rejected = 1 - same.cumsum() / same.sum()
-    accepted = (~same).cumsum() / (~same).sum()
-    at = np.abs(rejected - accepted).argmin()
-    return (rejected[at] + accepted[at]) / 2, scores[same].mean(), scores[~same].mean()
+    return equal_error_rate(scores, same), scores[same].mean(), scores[~same].mean()
 
 
 def test_tells_an4_speakers_apart(model, speech_data):
@@ -343,7 +340,7 @@ def test_tells_an4_speakers_apart(model, speech_data):
         long = [w for w in map(load_waveform, sorted(folder.glob("*.flac"))) if w.shape[1] > 16000]
         waveforms += long[:4]
         speakers += [folder.name] * len(long[:4])
-    error, same, different = equal_error_rate(embed(model, waveforms), speakers)
+    error, same, different = compare(embed(model, waveforms), speakers)
     print(f"AN4: EER {error:.2%}, cosine {same:.2f} same, {different:.2f} different")
     assert error < 0.03
     assert same > different + 0.3
@@ -356,7 +353,7 @@ def test_tells_librispeech_speakers_apart(model, speech_data):
         waveform = load_waveform(next(folder.glob("*.flac")))
         waveforms += [half.contiguous() for half in waveform.chunk(2, dim=1)]
         speakers += [folder.name] * 2
-    error, same, different = equal_error_rate(embed(model, waveforms), speakers)
+    error, same, different = compare(embed(model, waveforms), speakers)
     print(
         f"LibriSpeech halves: EER {error:.2%}, cosine {same:.2f} same, {different:.2f} different"
     )
