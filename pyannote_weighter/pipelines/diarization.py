@@ -64,9 +64,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
     embedding_duration : float, optional
         Seconds of each speaker, talking alone, that the backbone is given once more for the
         embedding of the speaker. With 0, and of who talks alone for less than 0.3 s, it is pooled
-        from the frames of the recording. Defaults to 0 for a backbone that hears voices apart
-        (CAM++): it compares as well across recordings, and costs nothing. Frames of others hold
-        the people around as well: 10. The diarization does not depend on it.
+        from the frames of the recording. Defaults to 0 with a backbone that hears voices apart
+        (CAM++), and to 10 with others, whose frames hold the people around as well. The
+        diarization does not depend on it.
     legacy : bool, optional
         Return the annotation alone.
     likeness, presence : dict, optional
