@@ -172,9 +172,9 @@ def check_names(files: Sequence[Path]) -> None:
 
 
 def check_likes(
-    files: Sequence[Path], likes: Mapping[str, Sequence[str]] | None
+    files: Sequence[Path], likes: Mapping[str, Sequence[str]] | None, where: str = "the likes"
 ) -> Mapping[str, Sequence[str]]:
-    """Refuse likes of other recordings alone."""
+    """Refuse likes of other recordings alone; `where` says in the message where they are from."""
     if likes is None:
         return {}
     for name, names in likes.items():
@@ -183,7 +183,7 @@ def check_likes(
     if files and not any(file.stem in likes for file in files):
         some = ", ".join(list(likes)[:3]) + ", ..." * (len(likes) > 3)
         raise ValueError(
-            f"none of the files is listed in the likes, which list {some or 'nothing'}: list a "
+            f"none of the files is listed in {where} (there: {some or 'nothing'}): list a "
             "recording by the name of its file without the ending (talk for talk.wav)"
         )
     return likes

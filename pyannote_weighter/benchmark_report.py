@@ -67,7 +67,7 @@ def summarize(results: dict) -> dict:
             "interval": {p: list(bootstrap(scores[name], p)) for p in ("error", "confusion")},
             "difference": _differences(scores, name),
             "against": _against(scores, name),
-            "right_counts": _right_counts(scores[name]),
+            "right_counts": right_counts(scores[name]),
             "seconds": {step: value / hours for step, value in seconds.items()},
         }
     return {"files": uris, "hours": hours, "systems": systems}
@@ -97,7 +97,7 @@ def _difference(scores: list[Score], rest: list[Score], part: str) -> dict:
     return {"value": value, "interval": list(bootstrap(scores, part, rest))}
 
 
-def _right_counts(scores: list[Score]) -> dict[str, dict]:
+def right_counts(scores: list[Score]) -> dict[str, dict]:
     """Files, and share of them with the right number of speakers, by how many there are."""
     counts = {}
     for label, least, most in GROUPS:

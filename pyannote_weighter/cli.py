@@ -101,7 +101,7 @@ def apply(
     check_formats(wanted)  # before the models are loaded
     check_names(list(dict.fromkeys(files)))
     liked = None if likes is None else read_likes(likes)
-    check_likes(files, liked)
+    check_likes(files, liked, str(likes))
 
     from pyannote_weighter.pipelines.folders import load_pipeline
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE

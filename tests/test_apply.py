@@ -141,9 +141,13 @@ def test_likes_are_least_numbers_of_speakers(tmp_path, audio):
 
 def test_likes_of_other_recordings_alone_are_refused(tmp_path, audio):
     files, likes = [audio("a.wav")], dict.fromkeys(("a.wav", "b", "c", "d"), ("ann",))
-    with pytest.raises(ValueError, match=r"which list a.wav, b, c, \.\.\.: .*talk for talk.wav"):
+    with pytest.raises(
+        ValueError, match=r"in the likes .there: a.wav, b, c, \.\.\..: .*talk for talk.wav"
+    ):
         run(files, tmp_path / "out", likes=likes)
-    with pytest.raises(ValueError, match="none of the files is listed .* list nothing"):
+    with pytest.raises(
+        ValueError, match="is listed in the likes .there: nothing."
+    ):
         run(files, tmp_path / "out", likes={})
     with pytest.raises(ValueError, match="likes of a are one text, 'ann': give a list of names"):
         run(files, tmp_path / "out", likes={"a": "ann"})

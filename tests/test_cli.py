@@ -90,7 +90,7 @@ def test_apply_with_likes(tmp_path, audio, monkeypatch):
     assert given == [3]
     likes.write_text("talk.wav ann bob\n")
     result = runner.invoke(app, arguments)
-    assert result.exit_code == 1 and "which list talk.wav:" in str(result.exception)
+    assert result.exit_code == 1 and f"{likes} (there: talk.wav)" in str(result.exception)
     assert given == [3]
 
 

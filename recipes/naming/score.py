@@ -14,10 +14,11 @@ import numpy as np
 from pyannote.core import Annotation
 
 from pyannote_weighter.archive import Result, read_results, to_annotation
+from pyannote_weighter.benchmark_report import right_counts
 from pyannote_weighter.database import corrupt_likes, drop_likes
 from pyannote_weighter.naming import Match, Named, learn_voices
 from pyannote_weighter.protocols import protocol_files
-from pyannote_weighter.scoring import equal_error_rate
+from pyannote_weighter.scoring import bootstrap, equal_error_rate, pool, score
 
 CONDITIONS = (
     (1.0, 1.0, 0.0), (1.0, 0.75, 0.0), (1.0, 0.5, 0.0), (1.0, 0.25, 0.0), (1.0, 1.0, 0.1),
@@ -57,10 +58,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    references = {
-        file["uri"]: (file["annotation"], file["likes"])
+    files = {
+        file["uri"]: file
         for file in protocol_files(arguments.protocol, arguments.registry, arguments.subset)
     }
+    references = {uri: (file["annotation"], file["likes"]) for uri, file in files.items()}
     results = [r for r in read_results(arguments.results) if r.uri in references]
     print(
         "| tagged files | likes kept | wrong | voices | in tagged files: right | wrong "
@@ -80,6 +82,29 @@ def main() -> None:
     )
     for seed in arguments.seeds:
         print(identify(results, references, seed))
+    print("\nThe diarization:\n\n" + diarization(results, files))
+
+
+def diarization(results: list[Result], files: dict) -> str:
+    """Errors in % of speech, and how often the number of speakers is right: a table."""
+    scores = [
+        score(
+            files[result.uri]["annotation"],
+            to_annotation(result.content),
+            files[result.uri].get("annotated"),
+        )
+        for result in results
+    ]
+    pooled, (low, high) = pool(scores), bootstrap(scores, "confusion")
+    counts = right_counts(scores)
+    cells = [
+        f"{100 * pooled['error']:.1f}",
+        f"{100 * pooled['confusion']:.2f} [{100 * low:.1f}, {100 * high:.1f}]",
+        f"{100 * pooled['right_count']:.0f}",
+        *(f"{100 * count['right']:.0f}" for count in counts.values()),
+    ]
+    head = ["DER", "confusion", "right count", *(f"{label} speakers" for label in counts)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), cells))
 
 
 def identify(results: list[Result], references: dict, seed: int) -> str:

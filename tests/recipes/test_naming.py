@@ -77,6 +77,19 @@ def test_who_is_in_a_file(recipe, archive):
     assert many == 0 and right == pytest.approx(100 * 11 / 12, abs=0.01)
 
 
+def test_errors_of_the_diarization(recipe, archive):
+    results, references = archive
+    files = {uri: {"annotation": reference} for uri, (reference, _) in references.items()}
+    head, _, cells = recipe["diarization"](results, files).splitlines()
+    assert head == "| DER | confusion | right count | 2 to 4 speakers |"
+    assert cells == "| 0.0 | 0.00 [0.0, 0.0] | 100 | 100 |"
+    # somebody else from 1 s on in one file of 24: a second of 72, and one speaker too few
+    reference = files["file03"]["annotation"] = Annotation("file03")
+    reference[Segment(0, 1)], reference[Segment(1, 2)], reference[Segment(2, 3)] = "abc"
+    cells = recipe["diarization"](results, files).splitlines()[-1]
+    assert cells.startswith("| 1.4 | 1.39 [0.0, ") and cells.endswith("] | 96 | 96 |")
+
+
 def test_a_part_of_the_tagged_half(recipe, archive):
     whole, half = recipe["shuffled"](archive[0], 1.0, 3)
     part, few = recipe["shuffled"](archive[0], 0.25, 3)
