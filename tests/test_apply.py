@@ -145,9 +145,7 @@ def test_likes_of_other_recordings_alone_are_refused(tmp_path, audio):
         ValueError, match=r"in the likes .there: a.wav, b, c, \.\.\..: .*talk for talk.wav"
     ):
         run(files, tmp_path / "out", likes=likes)
-    with pytest.raises(
-        ValueError, match="is listed in the likes .there: nothing."
-    ):
+    with pytest.raises(ValueError, match="is listed in the likes .there: nothing."):
         run(files, tmp_path / "out", likes={})
     with pytest.raises(ValueError, match="likes of a are one text, 'ann': give a list of names"):
         run(files, tmp_path / "out", likes={"a": "ann"})
