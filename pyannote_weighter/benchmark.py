@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from pyannote_weighter.output import annotation_of, atomic, write_json
 from pyannote_weighter.pipelines.baselines import (
     MIN_CLUSTER_SIZE,
     THRESHOLD,
-    StockDiarization,
+    VBX,
     load_baselines,
 )
 from pyannote_weighter.pipelines.folders import fingerprint, load_pipeline, name_pipelines
@@ -30,14 +31,23 @@ from pyannote_weighter.protocols import protocol_files, reference_digest
 from pyannote_weighter.scoring import Score, pool, score
 from pyannote_weighter.timing import StepTimer
 
-GRID = {
-    "threshold": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9),
-    "min_cluster_size": (1, 3, 6),
+# parameters of clusterings to choose from
+GRIDS = {
+    "stock": {
+        "threshold": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9),
+        "min_cluster_size": (1, 3, 6),
+    },
+    "VBx": {
+        "threshold": (0.6, 0.8, 1.0),
+        "Fa": (0.03, 0.07, 0.15, 0.3),
+        "Fb": (0.4, 0.8, 2.0, 5.0),
+    },
 }
 
 # steps whose result a baseline finds in the file when another one has run before it
 CACHED = {
     "stock": ("segmentation", "embeddings"),
+    "VBx": ("segmentation", "embeddings"),
     "oracle": ("segmentation",),
     "frame by frame": ("segmentation", "embeddings", "frames"),
     "frame by frame, over-split": ("segmentation", "embeddings", "frames"),
@@ -72,8 +82,8 @@ def benchmark(
     pipelines : sequence of path
         Folders for pyannote's `Pipeline.from_pretrained`; each becomes a row.
     development : {"train", "development", "test"}, optional
-        Subset on which to choose threshold and smallest cluster of the agglomerative clustering.
-        Defaults to the values that were best on other voices.
+        Subset on which to choose the parameters of the clusterings (`GRIDS`). Defaults to the
+        values that were best on other voices.
     device : str
     threads : int
         CPU threads of torch.
@@ -113,15 +123,17 @@ def benchmark(
         write_json(results, into / "benchmark.json")
 
     named = name_pipelines(pipelines)
-    parameters = {"threshold": THRESHOLD, "min_cluster_size": MIN_CLUSTER_SIZE}
-    baselines = (
-        load_baselines(**parameters, device=device, share_frames=share_frames) if rivals else {}
-    )
+    parameters = {
+        "stock": {"threshold": THRESHOLD, "min_cluster_size": MIN_CLUSTER_SIZE},
+        "VBx": VBX,
+    }
+    baselines = load_baselines(device=device, share_frames=share_frames) if rivals else {}
     if development is not None:
         tuning_files = list(protocol_files(protocol, registry, development))
-        parameters = tune(baselines["stock"], tuning_files, results, development, save, console)
-        for name in ("stock", "frame by frame"):
-            baselines[name].set_clustering(**parameters)
+        parameters = tune(baselines, tuning_files, results, development, save, console)
+        for name in baselines:
+            if chosen := baseline_parameters(name, parameters):
+                baselines[name].set_clustering(**chosen)
     else:
         results["tuning"] = None
 
@@ -153,60 +165,62 @@ def benchmark(
 
 
 def tune(
-    stock: StockDiarization,
+    baselines: dict,
     files: Sequence,
     results: dict,
     subset: str,
     save: Callable[[], None],
     console: Console,
-) -> dict[str, float]:
-    """Choose the parameters of the clustering by DER on a subset; keep scores in `results`.
+) -> dict[str, dict[str, float]]:
+    """Choose the parameters of the clusterings by DER on a subset; keep scores in `results`.
 
     Returns
     -------
     parameters : dict
-        `threshold` and `min_cluster_size`.
+        The best point of the grid, for each of `GRIDS`.
     """
     tuning = results.get("tuning") or {}
     if tuning.get("subset") != subset:
         tuning = {"subset": subset, "files": {}}
     results["tuning"] = tuning
 
-    grid = [
-        {"threshold": threshold, "min_cluster_size": size}
-        for threshold in GRID["threshold"]
-        for size in GRID["min_cluster_size"]
-    ]
+    grids = {
+        name: [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        for name, grid in GRIDS.items()
+    }
+    wanted = {_key(name, point) for name, grid in grids.items() for point in grid}
     with _progress(console) as progress:
         task = progress.add_task(f"tuning on {subset}", total=len(files))
         for file in files:
             digest = reference_digest(file)
-            if tuning["files"].get(file["uri"], {}).get("reference") != digest:
+            entry = tuning["files"].get(file["uri"], {})
+            if entry.get("reference") != digest or not wanted <= set(entry["scores"]):
                 audio = _unlabelled(in_memory(file))
                 scores = {}
-                for parameters in grid:
-                    stock.set_clustering(**parameters)
-                    hypothesis = annotation_of(stock(audio))
-                    scores[_key(parameters)] = score(
-                        file["annotation"], hypothesis, file.get("annotated")
-                    ).to_dict()
+                for name, grid in grids.items():
+                    for point in grid:
+                        baselines[name].set_clustering(**point)
+                        hypothesis = annotation_of(baselines[name](audio))
+                        scores[_key(name, point)] = score(
+                            file["annotation"], hypothesis, file.get("annotated")
+                        ).to_dict()
                 tuning["files"][file["uri"]] = {"reference": digest, "scores": scores}
                 save()
             progress.advance(task)
 
-    wanted = [tuning["files"][file["uri"]]["scores"] for file in files]
-    der = {
-        _key(parameters): pool([Score(**scores[_key(parameters)]) for scores in wanted])["error"]
-        for parameters in grid
+    done = [tuning["files"][file["uri"]]["scores"] for file in files]
+    der = {key: pool([Score(**scores[key]) for scores in done])["error"] for key in sorted(wanted)}
+    chosen = {
+        name: min(grid, key=lambda point, name=name: der[_key(name, point)])
+        for name, grid in grids.items()
     }
-    chosen = min(grid, key=lambda parameters: der[_key(parameters)])
     tuning.update(der=der, chosen=chosen)
     save()
     return chosen
 
 
-def _key(parameters: dict) -> str:
-    return f"{parameters['threshold']:g} / {parameters['min_cluster_size']}"
+def _key(name: str, parameters: dict) -> str:
+    return " / ".join([name, *(f"{value:g}" for value in parameters.values())])
 
 
 def _run_file(file, baselines: dict, pipelines: dict, results: dict, console: Console) -> None:
@@ -278,9 +292,9 @@ def _caches(file: dict) -> dict:
     return {key: value for key, value in file.items() if key.startswith("training_cache/")}
 
 
-def baseline_parameters(name: str, clustering: dict) -> dict:
+def baseline_parameters(name: str, parameters: dict[str, dict]) -> dict:
     """Parameters that a baseline runs with, as far as they can differ between runs."""
-    return dict(clustering) if name in ("stock", "frame by frame") else {}
+    return dict(parameters.get("stock" if name == "frame by frame" else name, {}))
 
 
 def _open(path: Path, protocol: str, subset: str) -> dict:

