@@ -64,7 +64,11 @@ def run(registry: Path, pipeline: Path, **options) -> dict:
 
 @needs_models
 def test_benchmark_from_start_to_table(registry, pipeline, monkeypatch):
-    monkeypatch.setattr(module, "GRID", {"threshold": (0.6, 0.75), "min_cluster_size": (1,)})
+    grids = {
+        "stock": {"threshold": (0.6, 0.75), "min_cluster_size": (1,)},
+        "VBx": {"threshold": (0.6,), "Fa": (0.1,), "Fb": (0.5, 2.0)},
+    }
+    monkeypatch.setattr(module, "GRIDS", grids)
     results = run(registry, pipeline, development="development")
     assert not results["failures"]
     assert results == json.loads((registry.parent / "out" / "benchmark.json").read_text())
@@ -72,6 +76,7 @@ def test_benchmark_from_start_to_table(registry, pipeline, monkeypatch):
     systems = results["summary"]["systems"]
     assert list(systems) == [
         "stock",
+        "VBx",
         "oracle",
         "frame by frame",
         "frame by frame, over-split",
@@ -81,15 +86,26 @@ def test_benchmark_from_start_to_table(registry, pipeline, monkeypatch):
     assert ours["error"] == pytest.approx(0, abs=1e-6)  # cut at the middle, as the reference is
     assert ours["right_count"] == 1
     assert ours["difference"]["confusion"]["value"] <= 0
-    assert results["tuning"]["chosen"] == results["systems"]["stock"]["parameters"]
+    chosen = results["tuning"]["chosen"]
+    for name, wanted in (("stock", "stock"), ("frame by frame", "stock"), ("VBx", "VBx")):
+        assert results["systems"][name]["parameters"] == chosen[wanted]
+    der = results["tuning"]["der"]
+    assert set(der) == {"stock / 0.6 / 1", "stock / 0.75 / 1", "VBx / 0.6 / 0.1 / 0.5"} | {
+        "VBx / 0.6 / 0.1 / 2"
+    }
+    for name, point in chosen.items():
+        assert der[module._key(name, point)] == min(
+            error for key, error in der.items() if key.startswith(name)
+        )
     # a step that another baseline has already done is counted as if it had not been
     seconds = {name: system["seconds"] for name, system in systems.items()}
     assert seconds["frame by frame"]["embeddings"] == seconds["stock"]["embeddings"] > 0
+    assert seconds["VBx"]["embeddings"] == seconds["stock"]["embeddings"]
     assert seconds["oracle"]["segmentation"] == seconds["stock"]["segmentation"]
 
     page = (registry.parent / "out" / "benchmark.md").read_text()
     assert "| Weighter (seed1) | 0.0 [0.0, 0.0]" in page
-    assert "chosen on development" in page
+    assert page.count("chosen on development") == 2  # both clusterings
 
     # again: everything is there already
     assert HalfAndHalf.calls == ["one", "two"]

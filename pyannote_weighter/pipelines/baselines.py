@@ -1,4 +1,4 @@
-"""What there is to beat: pyannote's own pipelines, the oracle of relabelling, a rival made by hand.
+"""What there is to beat: pyannote's pipelines, the oracle of relabelling, a rival made by hand.
 
 All of them run on the same segmentation and the same backbone. With `training` set, they keep
 segmentation and embeddings in the file that they are given (this is upstream's own cache), so
@@ -6,12 +6,14 @@ that whoever comes next on the same file does not compute them again.
 """
 
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 
 import numpy as np
 import torch
 from pyannote.audio import Model
 from pyannote.audio.core.plda import PLDA
-from pyannote.audio.pipelines.clustering import OracleClustering
+from pyannote.audio.pipelines.clustering import OracleClustering, VBxClustering
 from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput, SpeakerDiarization
 from pyannote.core import Annotation, SlidingWindow, SlidingWindowFeature
 
@@ -105,6 +107,14 @@ class StockDiarization(_Clustered):
         )
 
 
+class _QuietVBx(VBxClustering):
+    """VBx that does not print where its bound falls by rounding; nothing else is changed."""
+
+    def __call__(self, *args, **options):
+        with redirect_stdout(StringIO()):
+            return super().__call__(*args, **options)
+
+
 class VBxDiarization(_Clustered):
     """pyannote's speaker diarization with VBx clustering, the default of pyannote.audio 4.
 
@@ -146,6 +156,7 @@ class VBxDiarization(_Clustered):
             plda=plda,
             **options,
         )
+        self.clustering = _QuietVBx(self._plda, metric=self._embedding.metric)
         self.set_clustering(threshold=threshold, Fa=Fa, Fb=Fb)
 
 

@@ -51,7 +51,9 @@ def main() -> None:
     parser.add_argument("protocol", help="its speakers must have the same names everywhere")
     parser.add_argument("--registry", type=Path, required=True, help="database.yml")
     parser.add_argument("--subset", default="train")
-    parser.add_argument("--step", type=float, default=0.5, help="of windows, share of their length")
+    parser.add_argument(
+        "--step", type=float, default=0.5, help="of windows, share of their length"
+    )
     parser.add_argument("--dimension", type=int, default=DIMENSION)
     parser.add_argument("--into", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()

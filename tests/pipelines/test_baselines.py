@@ -84,7 +84,8 @@ def test_all_share_speech_and_differ_in_confusion_only(outputs, excerpt):
         for name, (output, _) in outputs.items()
     }
     assert scores["stock"].error / scores["stock"].total < 0.2
-    for name in ("oracle", "frame by frame"):  # over-split merging may leave too few speakers
+    # over-split merging may leave too few speakers
+    for name in ("VBx", "oracle", "frame by frame"):
         found = scores[name]
         assert found.missed == pytest.approx(scores["stock"].missed, abs=0.05)
         assert found.false_alarm == pytest.approx(scores["stock"].false_alarm, abs=0.05)
@@ -94,6 +95,7 @@ def test_all_share_speech_and_differ_in_confusion_only(outputs, excerpt):
 def test_hooks_tell_steps_apart(outputs):
     stock = ["segmentation", "speaker_counting", "embeddings", "clustering"]
     assert outputs["stock"][1] == [*stock, "discrete_diarization"]
+    assert outputs["VBx"][1] == [*stock, "discrete_diarization"]
     assert outputs["frame by frame"][1] == [
         *stock,
         "discrete_diarization",
@@ -102,14 +104,34 @@ def test_hooks_tell_steps_apart(outputs):
     ]
 
 
-def test_stock_is_upstream(baselines, outputs, excerpt):
+@pytest.mark.parametrize("name", ["stock", "VBx"])
+def test_stock_is_upstream(baselines, outputs, excerpt, name):
     """Its output equals that of upstream's own class, without anything of ours around it."""
     from pyannote.audio.pipelines.speaker_diarization import SpeakerDiarization
 
     audio = {key: excerpt[key] for key in ("uri", "waveform", "sample_rate")}
-    upstream = SpeakerDiarization.apply.__get__(baselines["stock"])
-    baselines["stock"]._hook = None
-    assert upstream(audio).speaker_diarization == outputs["stock"][0].speaker_diarization
+    upstream = SpeakerDiarization.apply.__get__(baselines[name])
+    baselines[name]._hook = None
+    assert upstream(audio).speaker_diarization == outputs[name][0].speaker_diarization
+
+
+def test_vbx_is_that_of_upstream(baselines, outputs, excerpt):
+    """Upstream's class, given the PLDA as a folder, says the same as the baseline."""
+    from pyannote.audio.pipelines.speaker_diarization import SpeakerDiarization
+
+    from pyannote_weighter.pipelines.baselines import VBX, pretrained_models
+    from pyannote_weighter.pretrained import PLDA_FOLDER
+
+    upstream = SpeakerDiarization(**pretrained_models(), plda=str(PLDA_FOLDER))
+    upstream.instantiate({"segmentation": {"min_duration_off": 0.0}, "clustering": VBX})
+    audio = {key: excerpt[key] for key in ("uri", "waveform", "sample_rate")}
+    assert upstream(audio).speaker_diarization == outputs["VBx"][0].speaker_diarization
+
+
+def test_vbx_keeps_to_the_number_of_speakers(baselines, excerpt):
+    audio = {key: excerpt[key] for key in ("uri", "waveform", "sample_rate")}
+    assert len(baselines["VBx"](audio).speaker_diarization.labels()) > 1
+    assert len(baselines["VBx"](audio, max_speakers=1).speaker_diarization.labels()) == 1
 
 
 def test_exclusive_output_has_no_overlap(outputs):
