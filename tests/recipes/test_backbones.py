@@ -17,6 +17,7 @@ from pyannote.audio.models.segmentation import PyanNet
 from pyannote.core import Segment
 
 from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.linking import PARAMETERS
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import get_backbone, wespeaker
 from pyannote_weighter.models.backbones.torchaudio_bundles import BUNDLES
@@ -116,6 +117,7 @@ def test_configuration_is_what_training_writes(name, tmp_path, monkeypatch):
     written = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert shipped.pop("dependencies").keys() == written.pop("dependencies").keys()
     assert shipped == written
+    assert shipped["params"]["weighter"] == PARAMETERS  # no values of an earlier version
 
 
 def multilabel_segmentation(path: Path) -> None:
@@ -141,6 +143,7 @@ def test_multilabel_segmentation(tmp_path, conversation):
     config = RECIPES / "multilabel" / "config.yaml"
     multilabel_segmentation(tmp_path / "segmentation" / "pytorch_model.bin")
     pipeline = make_pipeline(config, Weighter().eval(), tmp_path)
+    assert yaml.safe_load(config.read_text())["params"]["weighter"] == PARAMETERS
     assert set(pipeline.default_parameters()["segmentation"]) == {"threshold", "min_duration_off"}
 
     output = pipeline(dict(conversation))
