@@ -29,7 +29,7 @@ from pyannote_weighter.segmentation import sample_nearest
 # best on other voices; `pyannote-weighter benchmark --development` chooses them anew
 THRESHOLD = 0.75
 MIN_CLUSTER_SIZE = 3
-VBX = {"threshold": 0.6, "Fa": 0.07, "Fb": 0.8}
+VBX = {"threshold": 0.7, "Fa": 0.05, "Fb": 0.25}
 
 BATCH_SIZE = 24  # where speakers of a window share frames: 8 windows of 3 speakers
 
