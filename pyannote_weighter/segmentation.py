@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +160,24 @@ def count_speakers(
         for values in (mean, np.rint(mean).astype(np.uint8))
     )
     return mean, count, LocalSpeakers(np.concatenate(local), windows, frames)
+
+
+def silence_after(count: SlidingWindowFeature, duration: float) -> None:
+    """Let nobody speak after the end of a recording, where the last window holds zeros.
+
+    Turns are from the middle of a frame to the middle of one, so that none ends later; the first
+    frame stays, for recordings that are shorter than one.
+
+    Parameters
+    ----------
+    count : (T, 1) SlidingWindowFeature
+        Changed in place.
+    duration : float
+        Of the recording, in seconds.
+    """
+    frames = count.sliding_window
+    last = (duration - frames.start - 0.5 * frames.duration) / frames.step
+    count.data[max(1, math.floor(last + 1e-6)) :] = 0
 
 
 def nearest_frames(

@@ -23,6 +23,7 @@ from pyannote_weighter.segmentation import (
     get_segmentation,
     sample_nearest,
     segmentation_inference,
+    silence_after,
 )
 
 
@@ -164,6 +165,16 @@ def test_sample_nearest_against_a_plain_loop(
         chosen = values[t, 0] // 2
         assert values[t].tolist() == data[chosen].tolist()
         assert distances[chosen] == pytest.approx(min(distances), abs=1e-6)
+
+
+@pytest.mark.parametrize("duration", [0.0, 0.01, 0.5, 1.0, 1.7, 5.0])
+def test_silence_after_the_end_against_a_plain_loop(duration):
+    frames = SlidingWindow(start=0.0, duration=0.0619375, step=0.016875)
+    count = SlidingWindowFeature(np.ones((100, 1), dtype=np.uint8), frames)
+    silence_after(count, duration)
+    for index in range(100):
+        turn_ends = frames[index + 1].middle
+        assert count.data[index, 0] == (index == 0 or turn_ends <= duration)
 
 
 def test_sample_nearest_at_the_same_frames_and_of_nothing():

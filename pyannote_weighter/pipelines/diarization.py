@@ -32,6 +32,7 @@ from pyannote_weighter.segmentation import (
     count_speakers,
     get_segmentation,
     segmentation_inference,
+    silence_after,
 )
 
 CACHE = "training_cache/weighter"
@@ -302,6 +303,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         backbone = self._weighter.backbone
         frames = Rows(backbone.frame_dimension, self.half)
         with open_recording(file, self._weighter.hparams.sample_rate) as recording:
+            silence_after(count, recording.num_samples / self._weighter.hparams.sample_rate)
             num_frames = backbone.num_frames(recording.num_samples)
             for some in stream_frames(
                 backbone,

@@ -118,6 +118,33 @@ def to_annotation(
     return annotation.support(collar=min_duration_off) if min_duration_off > 0 else annotation
 
 
+def fill_pauses(speakers: np.ndarray, shorter_than: float) -> np.ndarray:
+    """Give pauses to whoever speaks before and after, where nobody else does.
+
+    Parameters
+    ----------
+    speakers : (T,) array of int
+        Who speaks in each frame, -1 for nobody.
+    shorter_than : float
+        Pauses of at least so many frames stay.
+
+    Returns
+    -------
+    speakers : (T,) array of int
+    """
+    (spoken,) = np.nonzero(speakers >= 0)
+    pause = np.diff(spoken) - 1
+    same = speakers[spoken[1:]] == speakers[spoken[:-1]]
+    (filled,) = np.nonzero((pause > 0) & (pause < shorter_than) & same)
+    speakers = speakers.copy()
+    within = np.arange(pause[filled].sum()) - np.repeat(
+        np.cumsum(pause[filled]) - pause[filled], pause[filled]
+    )
+    before = np.repeat(spoken[filled], pause[filled])
+    speakers[before + 1 + within] = speakers[before]
+    return speakers
+
+
 def have_turns(speakers: np.ndarray) -> list[int]:
     """Who of (T, M) has a turn, in order: the last frame alone is none."""
     found = np.unique(speakers[:-1])
@@ -218,7 +245,9 @@ def reconstruct(
         return nobody(weighter, uri)
     names = dict(zip(spoken, speaker_names(len(spoken)), strict=True))
     diarization = to_annotation(ranked, frames, min_duration_off, names, uri)
-    exclusive = to_annotation(ranked[:, :1], frames, min_duration_off, names, uri)
+    # a pause that is filled must not run into somebody else's turn
+    first = fill_pauses(ranked[:, 0], min_duration_off / frames.step)
+    exclusive = to_annotation(first[:, None], frames, names=names, uri=uri)
 
     if speakers is None:
         groups = Groups.gather(windows.cut(weightings))

@@ -180,6 +180,32 @@ def test_exclusive_has_no_overlap(output):
     )  # fmt: skip
 
 
+def test_exclusive_has_no_overlap_where_pauses_are_filled(pipeline, sample):
+    parameters = pipeline.parameters(instantiated=True)
+    filling = {**parameters, "segmentation": {"min_duration_off": 1.0}}
+    try:
+        output = pipeline.instantiate(filling)(sample)
+    finally:
+        pipeline.instantiate(parameters)
+    exclusive = output.exclusive_speaker_diarization
+    assert exclusive and not exclusive.get_overlap()
+    for name in exclusive.labels():
+        others = exclusive.extrude(exclusive.label_timeline(name))
+        for gap in exclusive.label_timeline(name).gaps():
+            assert gap.duration > 0.98 or others.crop(gap)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 7.3, 9.2, 11.7])
+def test_no_turn_ends_after_the_recording(pipeline, sample, seconds):
+    """The last window of the segmentation is longer than what is left."""
+    start = int(6.7 * 16000)  # somebody is speaking
+    waveform = sample["waveform"][:, start : start + int(seconds * 16000)]
+    output = pipeline({**sample, "waveform": waveform})
+    for turns in (output.speaker_diarization, output.exclusive_speaker_diarization):
+        assert turns
+        assert turns.get_timeline().extent().end <= seconds + 1e-6
+
+
 def test_hooks(steps, output):
     names = list(dict.fromkeys(args[0] for args, _ in steps))
     upstream = ["segmentation", "speaker_counting", "embeddings", "discrete_diarization"]

@@ -11,6 +11,7 @@ from pyannote.core import SlidingWindow, SlidingWindowFeature
 from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.pipelines import reconstruction
 from pyannote_weighter.pipelines.reconstruction import (
+    fill_pauses,
     have_turns,
     one_hot,
     rank_speakers,
@@ -50,6 +51,24 @@ def test_turns_are_upstream_s(num_frames, num_speakers, share, min_duration_off,
         assert named.label_timeline(name) == renamed.label_timeline(name)
         one = {speaker: label for speaker, label in names.items() if label == name}
         assert to_annotation(speakers, FRAMES, min_duration_off, one).labels() == [name]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from([-1, -1, 0, 1]), max_size=40),
+    st.floats(0, 6) | st.sampled_from([1.0, 2.0, 3.0]),
+)
+def test_pauses_are_filled_as_in_a_plain_loop(speakers, shorter_than):
+    expected = list(speakers)
+    for start in range(len(speakers)):
+        for end in range(start + 2, len(speakers)):
+            between = speakers[start + 1 : end]
+            same = speakers[start] == speakers[end] >= 0
+            if same and set(between) == {-1} and len(between) < shorter_than:
+                expected[start + 1 : end] = [speakers[start]] * len(between)
+    given_ = np.array(speakers, dtype=int)
+    assert fill_pauses(given_, shorter_than).tolist() == expected
+    assert given_.tolist() == speakers  # which are left as they were
 
 
 def test_no_frame_and_one_frame():
