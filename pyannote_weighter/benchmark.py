@@ -4,6 +4,7 @@ Results of every file are kept in `benchmark.json`, which is written after every
 was stopped goes on where it was, and tables can be made again without computing anything.
 """
 
+import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -22,11 +23,12 @@ from pyannote_weighter.output import annotation_of, atomic, write_json
 from pyannote_weighter.pipelines.baselines import (
     MIN_CLUSTER_SIZE,
     THRESHOLD,
-    VBX,
+    VBX_PARAMETERS,
+    ClusteredDiarization,
     load_baselines,
 )
 from pyannote_weighter.pipelines.folders import fingerprint, load_pipeline, name_pipelines
-from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+from pyannote_weighter.pretrained import DEFAULT_PIPELINE, PLDA_FOLDER
 from pyannote_weighter.protocols import protocol_files, reference_digest
 from pyannote_weighter.scoring import Score, pool, score
 from pyannote_weighter.timing import StepTimer
@@ -38,9 +40,9 @@ GRIDS = {
         "min_cluster_size": (1, 3, 6),
     },
     "VBx": {
-        "threshold": (0.5, 0.6, 0.7, 0.8),
-        "Fa": (0.02, 0.05, 0.1, 0.2, 0.4),
-        "Fb": (0.25, 1.0, 4.0, 16.0),
+        "threshold": (0.6, 0.65, 0.7, 0.75),
+        "Fa": (0.03, 0.07, 0.15, 0.4),
+        "Fb": (0.1, 0.25, 0.8, 2.0, 4.0),
     },
 }
 
@@ -125,7 +127,7 @@ def benchmark(
     named = name_pipelines(pipelines)
     parameters = {
         "stock": {"threshold": THRESHOLD, "min_cluster_size": MIN_CLUSTER_SIZE},
-        "VBx": VBX,
+        "VBx": VBX_PARAMETERS,
     }
     baselines = load_baselines(device=device, share_frames=share_frames) if rivals else {}
     if development is not None:
@@ -140,6 +142,7 @@ def benchmark(
     results["systems"] = {
         **{
             name: {"parameters": baseline_parameters(name, parameters)}
+            | ({"plda": plda_digest()} if name == "VBx" else {})
             | ({"frames": SHARED} if share_frames else {})
             for name in baselines
         },
@@ -165,7 +168,7 @@ def benchmark(
 
 
 def tune(
-    baselines: dict,
+    baselines: dict[str, ClusteredDiarization],
     files: Sequence,
     results: dict,
     subset: str,
@@ -174,14 +177,29 @@ def tune(
 ) -> dict[str, dict[str, float]]:
     """Choose the parameters of the clusterings by DER on a subset; keep scores in `results`.
 
+    Parameters
+    ----------
+    baselines : dict
+        Pipelines of the clusterings that are in `GRIDS`, by name.
+    files : sequence of ProtocolFile
+        Files of the subset, with references.
+    results : dict
+        Content of `benchmark.json`; what is there for a file and a PLDA is not computed again.
+    subset : str
+        Its name.
+    save : callable
+        Called after every file.
+    console : Console
+
     Returns
     -------
     parameters : dict
         The best point of the grid, for each of `GRIDS`.
     """
     tuning = results.get("tuning") or {}
-    if tuning.get("subset") != subset:
-        tuning = {"subset": subset, "files": {}}
+    plda = plda_digest()
+    if (tuning.get("subset"), tuning.get("plda")) != (subset, plda):
+        tuning = {"subset": subset, "plda": plda, "files": {}}
     results["tuning"] = tuning
 
     grids = {
@@ -194,7 +212,7 @@ def tune(
         for file in files:
             digest = reference_digest(file)
             entry = tuning["files"].get(file["uri"], {})
-            if entry.get("reference") != digest or not wanted <= set(entry["scores"]):
+            if entry.get("reference") != digest or not wanted <= set(entry.get("scores", ())):
                 audio = _unlabelled(in_memory(file))
                 scores = {}
                 for name, grid in grids.items():
@@ -295,6 +313,14 @@ def _caches(file: dict) -> dict:
 def baseline_parameters(name: str, parameters: dict[str, dict]) -> dict:
     """Parameters that a baseline runs with, as far as they can differ between runs."""
     return dict(parameters.get("stock" if name == "frame by frame" else name, {}))
+
+
+def plda_digest() -> str:
+    """Sha256 of the PLDA of VBx."""
+    digest = hashlib.sha256()
+    for path in sorted(PLDA_FOLDER.glob("*.npz")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _open(path: Path, protocol: str, subset: str) -> dict:

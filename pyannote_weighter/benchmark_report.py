@@ -22,7 +22,8 @@ SHARED = "shared by the speakers of a window"  # frames of baselines that were m
 
 DESCRIPTIONS = {
     "stock": "pyannote's `SpeakerDiarization`, agglomerative clustering",
-    "VBx": "the same with `VBxClustering`, pyannote 4's default; PLDA of the training voices",
+    "VBx": "the same with `VBxClustering`, pyannote 4's default, and the PLDA of CAM++ of this "
+    "package (`pretrained/plda`)",
     "oracle": "the same with `OracleClustering`: true labels, floor of relabelling",
     "frame by frame": "made by hand from the stock result, no learning",
     "frame by frame, over-split": "the same from an over-split start, with merging",
@@ -243,8 +244,8 @@ def _notes(results: dict) -> list[str]:
     if REFERENCE in results["systems"]:
         parameters = results["systems"][REFERENCE]["parameters"]
         lines.append(
-            f"- clustering: centroid linkage, threshold {parameters['threshold']:g}, at least "
-            f"{parameters['min_cluster_size']} embeddings a cluster, {origin}"
+            f"- stock, frame by frame: centroid linkage, threshold {parameters['threshold']:g}, "
+            f"at least {parameters['min_cluster_size']} embeddings a cluster, {origin}"
         )
     if "VBx" in results["systems"]:
         parameters = results["systems"]["VBx"]["parameters"]

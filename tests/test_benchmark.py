@@ -171,6 +171,48 @@ def test_baselines_that_share_frames_have_no_times(registry, pipeline, fake_base
     assert "CPU seconds" in page and "no times given" not in page
 
 
+def test_results_of_before_vbx_are_kept(registry, pipeline, fake_baselines, monkeypatch):
+    """A folder of an earlier version: VBx is added, its tuning made anew, the rest is kept."""
+    monkeypatch.setattr(
+        FakeBaseline, "__call__", lambda self, file, hook=None: Annotation(uri=file["uri"])
+    )
+    run(registry, pipeline, development="development")
+    path = registry.parent / "out" / "benchmark.json"
+    results = json.loads(path.read_text())
+    del results["systems"]["VBx"]
+    del results["files"]["one"]["results"]["VBx"]
+    score = next(iter(results["tuning"]["files"].values()))["scores"]["stock / 0.75 / 1"]
+    for entry in results["tuning"]["files"].values():
+        entry["scores"] = {"0.75 / 1": score}
+    results["tuning"] = {
+        "subset": "development",
+        "files": results["tuning"]["files"],
+        "chosen": results["systems"]["stock"]["parameters"],
+    }
+    results["files"]["one"]["results"]["oracle"]["score"]["missed"] = 0.125  # to know it again
+    path.write_text(json.dumps(results))
+    HalfAndHalf.calls.clear()
+    again = run(registry, pipeline, development="development")
+    assert set(again["tuning"]["chosen"]) == {"stock", "VBx"}
+    assert "VBx" in again["files"]["one"]["results"]
+    assert again["files"]["one"]["results"]["oracle"]["score"]["missed"] == 0.125
+    assert HalfAndHalf.calls == []
+
+
+def test_another_plda_is_another_system(registry, pipeline, fake_baselines, monkeypatch):
+    run(registry, pipeline)
+    tried = []
+    original = FakeBaseline.__call__
+    monkeypatch.setattr(
+        FakeBaseline, "__call__", lambda self, *a, **o: tried.append(1) or original(self, *a, **o)
+    )
+    run(registry, pipeline)
+    before = len(tried)  # of the file that fails every time
+    monkeypatch.setattr(module, "plda_digest", lambda: "another")
+    run(registry, pipeline)
+    assert len(tried) - before == before + 1
+
+
 def test_pipelines_without_rivals(registry, pipeline, monkeypatch):
     monkeypatch.setattr(module, "load_baselines", lambda **options: pytest.fail("not wanted"))
     results = run(registry, pipeline, rivals=False)

@@ -19,6 +19,7 @@ def results() -> dict:
         "duration": 1800.0,
         "results": {
             "stock": record(10.0, 3, **stock),
+            "VBx": record(9.0),
             "oracle": record(4.0),
             "Weighter (seed1)": record(6.0, **ours),
             "Weighter (seed2)": record(8.0, **ours),
@@ -31,6 +32,7 @@ def results() -> dict:
         "order": ["a", "b", "c"],
         "systems": {
             "stock": {"parameters": {"threshold": 0.75, "min_cluster_size": 3}},
+            "VBx": {"parameters": {"threshold": 0.7, "Fa": 0.05, "Fb": 0.25}},
             "oracle": {"parameters": {}},
             "Weighter (seed1)": {"sha256": ""},
             "Weighter (seed2)": {"sha256": ""},
@@ -73,18 +75,20 @@ def test_page(results):
     assert "1 files left out" in page
     assert (
         "- Weighter (seed2), confusion less that of others: stock -2.0 [-2.0, -2.0], "
-        "oracle +4.0 [+4.0, +4.0], Weighter (seed1) +2.0 [+2.0, +2.0]\n"
+        "VBx -1.0 [-1.0, -1.0], oracle +4.0 [+4.0, +4.0], Weighter (seed1) +2.0 [+2.0, +2.0]\n"
     ) in page
     assert "- stock, confusion less" not in page
+    assert "- VBx: threshold 0.7, Fa 0.05, Fb 0.25, chosen on other voices\n" in page
+    assert "- stock, frame by frame: centroid linkage, threshold 0.75" in page
     assert "- stock, right count by number of speakers: 2 to 4: 0 % of 2" in page
 
 
 def test_page_without_rivals(results):
-    for name in ("stock", "oracle"):
+    for name in ("stock", "VBx", "oracle"):
         del results["systems"][name]
     results["summary"] = summarize(results)
     page = markdown(results)
     assert "| | DER | missed | false alarm | confusion | right count |\n" in page
     assert "| Weighter (seed1) | 9.0 [9.0, 9.0] | 2.0 | 1.0 | 6.0 [6.0, 6.0] | 100 |\n" in page
     assert "| Weighter (seed1) | 6.0 | 4.0 | 4.0 | 0.0 | 14.0 |\n" in page
-    assert "clustering" not in page and "stock" not in page
+    assert not any(word in page for word in ("linkage", "stock", "VBx"))

@@ -16,6 +16,7 @@ from pyannote.audio.core.plda import PLDA
 from pyannote.audio.pipelines.clustering import OracleClustering, VBxClustering
 from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput, SpeakerDiarization
 from pyannote.core import Annotation, SlidingWindow, SlidingWindowFeature
+from scipy.optimize import linear_sum_assignment
 
 from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.audio import load_waveform
@@ -29,12 +30,12 @@ from pyannote_weighter.segmentation import sample_nearest
 # best on other voices; `pyannote-weighter benchmark --development` chooses them anew
 THRESHOLD = 0.75
 MIN_CLUSTER_SIZE = 3
-VBX = {"threshold": 0.7, "Fa": 0.05, "Fb": 0.25}
+VBX_PARAMETERS = {"threshold": 0.7, "Fa": 0.05, "Fb": 0.25}
 
 BATCH_SIZE = 24  # where speakers of a window share frames: 8 windows of 3 speakers
 
 
-class _Clustered(SpeakerDiarization):
+class ClusteredDiarization(SpeakerDiarization):
     """pyannote's speaker diarization with nothing changed in it.
 
     It adds one hook, `clustering`, between clustering and reconstruction: upstream has none
@@ -65,7 +66,7 @@ class _Clustered(SpeakerDiarization):
         return super().reconstruct(segmentations, hard_clusters, count)
 
 
-class StockDiarization(_Clustered):
+class StockDiarization(ClusteredDiarization):
     """pyannote's speaker diarization with agglomerative clustering, as in pyannote.audio 3.
 
     Parameters
@@ -107,15 +108,28 @@ class StockDiarization(_Clustered):
         )
 
 
-class _QuietVBx(VBxClustering):
-    """VBx that does not print where its bound falls by rounding; nothing else is changed."""
+class _ManyClusters(VBxClustering):
+    """VBx that can find more than 127 clusters, and does not print where its bound falls.
+
+    Upstream keeps labels in eight bits, which the many local speakers of a long recording
+    overflow; bounds fall by rounding, once VBx has converged.
+    """
 
     def __call__(self, *args, **options):
         with redirect_stdout(StringIO()):
             return super().__call__(*args, **options)
 
+    def constrained_argmax(self, soft_clusters: np.ndarray) -> np.ndarray:
+        """Give local speakers (chunks, speakers, clusters) of a chunk to different clusters."""
+        soft_clusters = np.nan_to_num(soft_clusters, nan=np.nanmin(soft_clusters))
+        hard_clusters = np.full(soft_clusters.shape[:2], -2)
+        for chunk, scores in enumerate(soft_clusters):
+            speakers, clusters = linear_sum_assignment(scores, maximize=True)
+            hard_clusters[chunk, speakers] = clusters
+        return hard_clusters
 
-class VBxDiarization(_Clustered):
+
+class VBxDiarization(ClusteredDiarization):
     """pyannote's speaker diarization with VBx clustering, the default of pyannote.audio 4.
 
     Parameters
@@ -128,7 +142,7 @@ class VBxDiarization(_Clustered):
         Distance up to which clusters are joined before VBx, weight of the embeddings, and
         regularization of the number of speakers.
     plda : PLDA, str or dict
-        PLDA of the embedding, as `pyannote_weighter.pipelines.plda` makes it. Defaults to that of
+        PLDA of the embedding, as `pyannote_weighter.plda` makes it. Defaults to that of
         CAM++, estimated on the voices that the default Weighter has learned from.
     **options
         Other options of `pyannote.audio.pipelines.SpeakerDiarization`.
@@ -143,9 +157,9 @@ class VBxDiarization(_Clustered):
         self,
         segmentation: Model | str | dict,
         embedding: Model | str | dict,
-        threshold: float = VBX["threshold"],
-        Fa: float = VBX["Fa"],
-        Fb: float = VBX["Fb"],
+        threshold: float = VBX_PARAMETERS["threshold"],
+        Fa: float = VBX_PARAMETERS["Fa"],
+        Fb: float = VBX_PARAMETERS["Fb"],
         plda: PLDA | str | dict = str(PLDA_FOLDER),
         **options,
     ):
@@ -156,7 +170,7 @@ class VBxDiarization(_Clustered):
             plda=plda,
             **options,
         )
-        self.clustering = _QuietVBx(self._plda, metric=self._embedding.metric)
+        self.clustering = _ManyClusters(self._plda, metric=self._embedding.metric)
         self.set_clustering(threshold=threshold, Fa=Fa, Fb=Fb)
 
 
@@ -334,7 +348,7 @@ def load_baselines(
     min_cluster_size: int = MIN_CLUSTER_SIZE,
     device: torch.device | str = "cpu",
     share_frames: bool = False,
-) -> dict[str, SpeakerDiarization]:
+) -> dict[str, ClusteredDiarization]:
     """Load all baselines, on the same segmentation-3.0 and CAM++.
 
     They keep segmentation, embeddings and frames in the file (`training` is set): give each of

@@ -119,13 +119,26 @@ def test_vbx_is_that_of_upstream(baselines, outputs, excerpt):
     """Upstream's class, given the PLDA as a folder, says the same as the baseline."""
     from pyannote.audio.pipelines.speaker_diarization import SpeakerDiarization
 
-    from pyannote_weighter.pipelines.baselines import VBX, pretrained_models
+    from pyannote_weighter.pipelines.baselines import VBX_PARAMETERS, pretrained_models
     from pyannote_weighter.pretrained import PLDA_FOLDER
 
     upstream = SpeakerDiarization(**pretrained_models(), plda=str(PLDA_FOLDER))
-    upstream.instantiate({"segmentation": {"min_duration_off": 0.0}, "clustering": VBX})
+    upstream.instantiate({"segmentation": {"min_duration_off": 0.0}, "clustering": VBX_PARAMETERS})
     audio = {key: excerpt[key] for key in ("uri", "waveform", "sample_rate")}
     assert upstream(audio).speaker_diarization == outputs["VBx"][0].speaker_diarization
+
+
+def test_vbx_finds_more_than_127_clusters(baselines):
+    """Upstream's labels have eight bits."""
+    from pyannote.audio.pipelines.clustering import VBxClustering
+
+    scores = np.random.default_rng(0).random((50, 3, 200))
+    found = baselines["VBx"].clustering.constrained_argmax(scores)
+    assert found.max() > 127 and found.shape == (50, 3)
+    assert all(len(set(labels)) == 3 for labels in found)
+    few = scores[..., :100]
+    upstream = VBxClustering.constrained_argmax(baselines["VBx"].clustering, few)
+    np.testing.assert_array_equal(baselines["VBx"].clustering.constrained_argmax(few), upstream)
 
 
 def test_vbx_keeps_to_the_number_of_speakers(baselines, excerpt):

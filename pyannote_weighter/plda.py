@@ -14,7 +14,7 @@ from scipy.linalg import eigh
 
 from pyannote_weighter.output import atomic
 
-DIMENSION = 128  # of community-1
+DIMENSION = 128  # of community-1, and the most that `PLDA.from_pretrained` reads
 ITERATIONS = 20
 
 
@@ -31,9 +31,10 @@ def estimate_plda(
     ----------
     embeddings : (num_embeddings, D) array
     speakers : (num_embeddings,) array
-        Whose they are, in any type that can be told apart.
+        Whose they are, as strings or as integers.
     dimension : int
-        Directions that are kept, d: at most D, and less than there are speakers.
+        Directions that are kept, d: at most D, at most 128 (upstream's loader takes no more), and
+        less than there are speakers.
 
     Returns
     -------
@@ -44,7 +45,8 @@ def estimate_plda(
     Raises
     ------
     ValueError
-        If there are too few speakers or embeddings, or embeddings that are not finite.
+        If there are too few speakers or embeddings, or embeddings that are not finite or do not
+        vary within speakers in all dimensions.
 
     References
     ----------
@@ -55,8 +57,11 @@ def estimate_plda(
     """
     embeddings = np.asarray(embeddings, dtype=float)
     names, speakers = np.unique(np.asarray(speakers), return_inverse=True)
+    if len(embeddings) != len(speakers):
+        raise ValueError(f"{len(embeddings)} embeddings have {len(speakers)} speakers")
     if not np.isfinite(embeddings).all():
         raise ValueError("embeddings must be finite: leave those out that are not")
+    check_dimension(dimension)
     if dimension > embeddings.shape[1] or dimension >= len(names):
         raise ValueError(
             f"{dimension} directions cannot be had of {embeddings.shape[1]} dimensions and "
@@ -71,7 +76,13 @@ def estimate_plda(
     mean1 = embeddings.mean(axis=0)
     unit = np.sqrt(embeddings.shape[1]) * l2_norm(embeddings - mean1)
     within, between = _moments(unit, speakers)
-    lda = eigh(between, within)[1][:, ::-1][:, :dimension]
+    try:
+        lda = eigh(between, within)[1][:, ::-1][:, :dimension]
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            "embeddings do not vary within speakers in all dimensions: leave out those that are "
+            "there twice, and dimensions that are constant"
+        ) from error
     projected = unit @ lda
     mean2 = projected.mean(axis=0)
     projected = np.sqrt(dimension) * l2_norm(projected - mean2)
@@ -81,6 +92,12 @@ def estimate_plda(
         "xvec_transform": {"mean1": mean1, "lda": lda, "mean2": mean2},
         "plda": {"mu": mu, "tr": directions.T[::-1], "psi": psi[::-1]},
     }
+
+
+def check_dimension(dimension: int) -> None:
+    """Refuse numbers of directions that upstream's loader would cut (ValueError)."""
+    if not 1 <= dimension <= DIMENSION:
+        raise ValueError(f"dimension is {dimension}: it must be from 1 to {DIMENSION}")
 
 
 def save_plda(arrays: dict[str, dict[str, np.ndarray]], folder: str | Path) -> PLDA:
@@ -111,7 +128,7 @@ def _moments(vectors: np.ndarray, speakers: np.ndarray) -> tuple[np.ndarray, np.
     means = sums / number[:, None]
     rest = vectors - means[speakers]
     within = rest.T @ rest / (len(vectors) - len(number))
-    return within, np.cov(means, rowvar=False)
+    return within, np.atleast_2d(np.cov(means, rowvar=False))
 
 
 def _by_speaker(vectors: np.ndarray, speakers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,8 @@ import pytest
 from pyannote.audio.core.plda import PLDA
 from pyannote.audio.utils.vbx import cluster_vbx
 
-from pyannote_weighter.pipelines import plda as module
-from pyannote_weighter.pipelines.plda import estimate_plda, save_plda
+from pyannote_weighter import plda as module
+from pyannote_weighter.plda import estimate_plda, save_plda
 
 
 def draw(speakers: int = 300, dimension: int = 6, seed: int = 0) -> tuple:
@@ -58,19 +58,34 @@ def test_covariances_are_found_again():
     assert (np.abs(mu - 3) < 4 * standard_error).all()
 
 
-def test_pyannote_loads_it_and_tells_speakers_apart(tmp_path):
+def test_pyannote_loads_it_and_finds_what_plda_assumes(tmp_path):
+    """In its space vectors vary by one within speakers, whose means vary by phi around zero.
+
+    Exactly so for the vectors that it was estimated on: linear maps change nothing for EM.
+    """
     vectors, names, *_ = draw(speakers=60, dimension=16)
-    saved = save_plda(estimate_plda(vectors, names, dimension=10), tmp_path / "plda")
+    save_plda(estimate_plda(vectors, names, dimension=10), tmp_path / "plda")
     plda = PLDA.from_pretrained(str(tmp_path / "plda"))
-    plda.lda_dimension = 10
     features = plda(vectors)
-    np.testing.assert_allclose(features, saved(vectors))
     assert features.shape == (len(vectors), 10)
     assert (np.diff(plda.phi) <= 0).all() and plda.phi[-1] >= 0
-    # in this space speakers vary by phi, and vectors within a speaker by one in each direction
-    within, _ = module._moments(features, names)
-    np.testing.assert_allclose(np.diag(within), 1, atol=0.3)
-    assert np.abs(within - np.diag(np.diag(within))).max() < 0.3
+    mu, within, between = module._two_covariances(features.astype(float), names)
+    np.testing.assert_allclose(mu, 0, atol=1e-4)
+    np.testing.assert_allclose(within, np.eye(10), atol=1e-4)
+    np.testing.assert_allclose(between, np.diag(plda.phi), atol=1e-4 * plda.phi.max())
+
+
+def test_directions_are_those_in_which_speakers_differ():
+    rng = np.random.default_rng(0)
+    names = np.repeat(np.arange(40), 10)
+    vectors = rng.normal(size=(400, 10))
+    vectors[:, [1, 4, 7]] += 5 * rng.normal(size=(40, 3))[names]
+    lda = estimate_plda(vectors, names, dimension=3)["xvec_transform"]["lda"]  # (10, 3)
+    assert lda.shape == (10, 3)
+    of_these = np.square(lda[[1, 4, 7]]).sum() / np.square(lda).sum()
+    assert of_these > 0.9
+    one = estimate_plda(vectors, names, dimension=1)
+    assert one["plda"]["psi"].shape == (1,)
 
 
 def test_vbx_with_it_finds_the_speakers(tmp_path):
@@ -93,12 +108,20 @@ def test_vbx_with_it_finds_the_speakers(tmp_path):
         (lambda x, n: (x, np.zeros_like(n)), "1 speakers"),
         (lambda x, n: (x[:30], n[:30] * 0 + np.arange(30)), "at least 36 are needed"),
         (lambda x, n: (x[:0], n[:0]), "0 speakers"),
+        (lambda x, n: (x, n[1:]), "embeddings have"),
+        (lambda x, n: (x * (np.arange(6) > 0), n), "do not vary within speakers"),
     ],
 )
 def test_what_cannot_be_estimated_is_refused(change, message):
     vectors, names, *_ = draw(speakers=60)
     with pytest.raises(ValueError, match=message):
         estimate_plda(*change(vectors, names), dimension=4)
+
+
+@pytest.mark.parametrize("dimension", [0, 129])
+def test_upstream_would_cut_more_directions(dimension):
+    with pytest.raises(ValueError, match="from 1 to 128"):
+        estimate_plda(*draw(speakers=60)[:2], dimension=dimension)
 
 
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
