@@ -28,7 +28,7 @@ from pyannote_weighter.pretrained import PLDA_FOLDER, segmentation_path
 from pyannote_weighter.segmentation import sample_nearest
 
 # best on other voices; `pyannote-weighter benchmark --development` chooses them anew
-THRESHOLD = 0.75
+THRESHOLD = 0.8
 MIN_CLUSTER_SIZE = 3
 VBX_PARAMETERS = {"threshold": 0.7, "Fa": 0.05, "Fb": 0.25}
 
@@ -38,12 +38,13 @@ BATCH_SIZE = 24  # where speakers of a window share frames: 8 windows of 3 speak
 class ClusteredDiarization(SpeakerDiarization):
     """pyannote's speaker diarization with nothing changed in it.
 
-    It adds one hook, `clustering`, between clustering and reconstruction: upstream has none
-    there, and what each of them costs is worth knowing.
+    Embeddings leave out speech of several people, as in all published pipelines of pyannote
+    (upstream's class does not by default). It adds one hook, `clustering`, between clustering and
+    reconstruction: upstream has none there, and what each of them costs is worth knowing.
     """
 
-    def __init__(self, **options):
-        super().__init__(**options)
+    def __init__(self, embedding_exclude_overlap: bool = True, **options):
+        super().__init__(embedding_exclude_overlap=embedding_exclude_overlap, **options)
         self._hook: Callable | None = None
 
     def set_clustering(self, **parameters) -> None:
