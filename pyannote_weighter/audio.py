@@ -2,12 +2,18 @@
 
 `soundfile` comes first: it brings its own decoders (wav, flac, ogg, opus, mp3), so samples are the
 same whether or not FFmpeg is installed. What it cannot read is handed to pyannote.audio, whose
-decoder (torchcodec) needs FFmpeg's shared libraries.
+decoder (torchcodec) needs FFmpeg's shared libraries. Headers that are wrong about the length of a
+file are corrected (mp3) or told of (wav).
 """
 
-from collections.abc import Mapping
+import os
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import IOBase
 from math import gcd
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import soundfile
@@ -18,8 +24,12 @@ from pyannote.audio.core.io import AudioFile
 from scipy.signal import resample_poly
 from torch import Tensor
 
+from pyannote_weighter.mp3 import TOLERANCE, corrected
+
 AUDIO_KEYS = ("audio", "waveform", "sample_rate", "channel", "uri")
 MAX_PHASES = 2000  # of torchaudio's resampling; 44100 and 11025 Hz take 441 and 640
+OGG_PAGE = 2**16  # bytes, at most
+ENDLESS = 2**40  # samples: a header that claims as many does not know
 
 
 def in_memory(file: AudioFile) -> dict:
@@ -134,23 +144,167 @@ def check_path(path: Path) -> None:
         raise FileNotFoundError(f"{path}: no such audio file: check the path")
 
 
+def open_sound(source: Path | IOBase) -> soundfile.SoundFile:
+    """Open a file with soundfile, with its true length where its header is wrong about it.
+
+    Parameters
+    ----------
+    source : Path or binary file object
+
+    Returns
+    -------
+    sound : soundfile.SoundFile
+        An mp3 file whose header is wrong is held in memory, compressed.
+
+    Raises
+    ------
+    soundfile.LibsndfileError
+        If soundfile does not know the format.
+    ValueError
+        If only the first part of an mp3 file can be read.
+
+    Warns
+    -----
+    UserWarning
+        If only the first part of a wav file can be read, or an mp3 file ends too early.
+    """
+    file = source
+    if isinstance(source, Path) and os.name == "posix":
+        file = os.fsencode(source)  # soundfile knows names in UTF-8 alone, but takes bytes
+    sound = soundfile.SoundFile(file)
+    if isinstance(source, Path) and not source.is_file():
+        return sound  # a pipe: what has been read is gone
+    try:
+        if sound.subtype == "MPEG_LAYER_III":
+            with _content(source) as content:
+                stream = corrected(content, str(source), sound)
+            if stream is not None:
+                sound.close()
+                sound = soundfile.SoundFile(stream)
+        elif sound.format in ("WAV", "WAVEX") and isinstance(source, Path):
+            _check_data_size(source, sound)
+    except BaseException:
+        sound.close()
+        raise
+    return sound
+
+
+def knows_its_length(sound: soundfile.SoundFile, source: Path | IOBase) -> bool:
+    """Whether a file that soundfile has opened ends where soundfile expects it to.
+
+    Copies of radio streams and ogg files that were joined do not: libsndfile knows no length, or
+    that of the first of them.
+    """
+    if sound.frames >= ENDLESS:
+        return False
+    is_ogg = sound.format == "OGG" and isinstance(source, Path) and source.is_file()
+    return not (is_ogg and _is_joined(source))
+
+
+def damaged(
+    name: object, second: float, reason: str = "it ends there, but for its header"
+) -> ValueError:
+    """The error for a file that can be read in part: says up to where, and why."""
+    return ValueError(
+        f"{name}: cannot be read beyond {second:.1f} s: {reason}: repair or convert the file"
+    )
+
+
+@contextmanager
+def _content(source: Path | IOBase) -> Iterator[bytes | mmap]:
+    """All bytes of a file; one on disk is not read before they are asked for."""
+    if not isinstance(source, Path):
+        position = source.tell()
+        source.seek(0)
+        yield source.read()
+        source.seek(position)  # where soundfile goes on
+        return
+    with source.open("rb") as file:
+        try:
+            content = mmap(file.fileno(), 0, access=ACCESS_READ)
+        except OSError:  # some network drives cannot
+            yield file.read()
+            return
+        with content:
+            yield content
+
+
+def _is_joined(path: Path) -> bool:
+    """Whether an ogg file ends with another stream than those that it starts with."""
+    with path.open("rb") as file:
+        head = file.read(OGG_PAGE)
+        file.seek(max(0, path.stat().st_size - OGG_PAGE))
+        tail = file.read()
+    # a page: OggS, version, flags (2: the first of a stream), position (8 bytes), stream (4)
+    firsts, position = set(), 0
+    while head[position : position + 4] == b"OggS" and head[position + 5] & 2:
+        firsts.add(head[position + 14 : position + 18])
+        position = head.find(b"OggS", position + 4)
+    last = tail.rfind(b"OggS", 0, len(tail) - 14)
+    return bool(firsts) and last >= 0 and tail[last + 14 : last + 18] not in firsts
+
+
+def _check_data_size(path: Path, sound: soundfile.SoundFile) -> None:
+    """Warn if a wav file goes on after the samples that its header tells of.
+
+    Recorders write the header again and again, or at the end: if they crash, it is an old one.
+    """
+    position, end = 12, path.stat().st_size  # of a chunk, of the file
+    rate, has_samples = 0, False  # bytes in a second
+    with path.open("rb") as file:
+        while position + 8 <= end:
+            file.seek(position)
+            name, length, start = struct.unpack("<4sI12s", file.read(20).ljust(20, b"\0"))
+            if not (name.isascii() and name.decode().isprintable()) or position + length + 8 > end:
+                break
+            position += 8 + length + length % 2
+            rate = int.from_bytes(start[8:], "little") if name == b"fmt " else rate
+            has_samples |= name == b"data"
+    if not has_samples or rate == 0:
+        return
+    seconds = sound.frames / sound.samplerate
+    rest = (end - position) / rate  # what is no chunk
+    if rest > TOLERANCE:
+        warnings.warn(
+            f"{path}: {seconds:.1f} s are read, as its header says, but the file seems to hold "
+            f"{seconds + rest:.1f} s: repair the header, or convert the file as headerless audio",
+            stacklevel=2,
+        )
+
+
 def _read(source: Path | IOBase) -> tuple[Tensor, int]:
     if isinstance(source, Path):
         check_path(source)
     try:
-        samples, sample_rate = soundfile.read(source, dtype="float32", always_2d=True)
-        # (time, channel)
-        return torch.from_numpy(samples.T.copy()), sample_rate
+        with open_sound(source) as sound:
+            if knows_its_length(sound, source):
+                return _decode(sound, source), sound.samplerate
+        reason = "Its length is not known."
     except soundfile.LibsndfileError as error:
-        try:
-            if isinstance(source, IOBase):
-                source.seek(0)  # soundfile has read some of it
-            return Audio()(source)
-        except Exception as second:  # torchcodec raises whatever its missing libraries raise
-            raise ValueError(
-                f"{source}: cannot be read: {error.error_string} Convert it to wav or flac, or "
-                "install FFmpeg (with its shared libraries) so that pyannote.audio can decode it"
-            ) from second
+        reason = error.error_string
+    finally:
+        if isinstance(source, IOBase):
+            source.seek(0)  # soundfile has read some of it
+    return _read_with_pyannote(source, reason)
+
+
+def _decode(sound: soundfile.SoundFile, source: Path | IOBase) -> Tensor:
+    """All samples, (channel, time)."""
+    samples = sound.read(dtype="float32", always_2d=True)  # (time, channel)
+    if sound.frames - len(samples) > TOLERANCE * sound.samplerate:
+        raise damaged(source, len(samples) / sound.samplerate)
+    return torch.from_numpy(samples.T.copy())
+
+
+def _read_with_pyannote(source: Path | IOBase, reason: str) -> tuple[Tensor, int]:
+    """Read with FFmpeg what soundfile cannot read, for a reason that the error tells."""
+    try:
+        return Audio()(source)
+    except Exception as error:  # torchcodec raises whatever its missing libraries raise
+        raise ValueError(
+            f"{source}: cannot be read: {reason} Convert it to wav or flac, or "
+            "install FFmpeg (with its shared libraries) so that pyannote.audio can decode it"
+        ) from error
     finally:
         if isinstance(source, IOBase):
             source.seek(0)

@@ -8,17 +8,27 @@ from math import ceil, gcd
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import soundfile
 import torch
 import torchaudio.functional
 from pyannote.audio.core.io import AudioFile
 from torch import Tensor
 
-from pyannote_weighter.audio import MAX_PHASES, load_waveform
+from pyannote_weighter.audio import (
+    MAX_PHASES,
+    TOLERANCE,
+    damaged,
+    knows_its_length,
+    load_waveform,
+    open_sound,
+)
 
 FILTER_PERIODS = 6  # zero crossings of torchaudio's resampling filter, to either side
 ROLLOFF = 0.99  # of the same
-ENDLESS = 2**40  # samples: a header that claims as many does not know
+# Frames of an mp3 file may need bytes of up to 85 frames before them, which libsndfile does not
+# all look for after a jump, nor after a mere read, which ends with a jump in soundfile.
+LEAD = 2**16  # samples to read before those that are wanted, and to leave out
 
 
 class Recording(Protocol):
@@ -63,12 +73,17 @@ class OnDisk:
     file : soundfile.SoundFile
     sample_rate : int
         In Hz, the one to resample to.
+    name : str
+        Of the file, for errors.
     channel : int, optional
         Channel to read. Defaults to the mean of all.
     """
 
-    def __init__(self, file: soundfile.SoundFile, sample_rate: int, channel: int | None = None):
+    def __init__(
+        self, file: soundfile.SoundFile, sample_rate: int, name: str, channel: int | None = None
+    ):
         self.file = file
+        self.name = name
         self.channel = channel
         self.rates = file.samplerate, sample_rate
         divisor = gcd(*self.rates)
@@ -98,30 +113,33 @@ class OnDisk:
         kept = kept[:, start - first :] if first <= start <= first + kept.shape[1] else kept[:, :0]
         new = start + kept.shape[1]
         if new < stop:
+            lead = min(LEAD, new) if self.file.format == "MP3" else 0
             try:
-                if self.file.tell() != new:
-                    self.file.seek(new)
-                samples = self.file.read(stop - new, dtype="float32", always_2d=True)
+                if self.file.tell() != new - lead:
+                    self.file.seek(new - lead)
+                samples = self.file.read(stop - new + lead, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
-                raise self._damaged(new, error.error_string) from error
-            if len(samples) < stop - new:
-                raise self._damaged(new + len(samples), "it ends there, but for its header")
+                raise damaged(self.name, new / self.rates[0], error.error_string) from error
+            samples = self._complete(samples, new - lead, stop)[lead:]
             kept = torch.cat([kept, self._mix(torch.from_numpy(samples.T))], dim=1)
             self.kept = start, kept
         return kept[:, : stop - start]
 
-    def _damaged(self, position: int, reason: str) -> ValueError:
-        second = position / self.file.samplerate
-        return ValueError(
-            f"{self.file.name}: cannot be read beyond {second:.1f} s: {reason}: repair or convert "
-            "the file"
-        )
+    def _complete(self, samples: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """(samples, channels) with zeros for the little that the end of the file may lack."""
+        missing = stop - start - len(samples)
+        if missing == 0:
+            return samples
+        end = start + len(samples)
+        if len(samples) == 0 or self.file.frames - end > TOLERANCE * self.rates[0]:
+            raise damaged(self.name, end / self.rates[0])
+        return np.pad(samples, ((0, missing), (0, 0)))
 
     def _mix(self, samples: Tensor) -> Tensor:
         """(channels, samples) to (1, samples)."""
         if not torch.isfinite(samples).all():
             raise ValueError(
-                f"{self.file.name}: some samples are NaN or infinite: repair or convert the file"
+                f"{self.name}: some samples are NaN or infinite: repair or convert the file"
             )
         if self.channel is not None:
             return samples[self.channel : self.channel + 1]
@@ -150,7 +168,7 @@ def open_recording(file: AudioFile, sample_rate: int) -> Iterator[Recording]:
     in_memory = isinstance(file, Mapping) and "waveform" in file
     sound = None
     if not in_memory and isinstance(source, str | Path) and Path(source).is_file():
-        sound = _open(source, sample_rate)
+        sound = _open(Path(source), sample_rate)
     if sound is None:
         yield InMemory(load_waveform(file, sample_rate))
         return
@@ -160,18 +178,19 @@ def open_recording(file: AudioFile, sample_rate: int) -> Iterator[Recording]:
             raise ValueError(
                 f"{source}: no channel {channel}: it has {sound.channels}, counted from 0"
             )
-        yield OnDisk(sound, sample_rate, channel)
+        yield OnDisk(sound, sample_rate, str(source), channel)
 
 
-def _open(path: str | Path, sample_rate: int) -> soundfile.SoundFile | None:
+def _open(path: Path, sample_rate: int) -> soundfile.SoundFile | None:
     """The file, or None if pieces of it cannot be had."""
     try:
-        sound = soundfile.SoundFile(path)
+        sound = open_sound(path)
     except soundfile.LibsndfileError:
         return None
     divisor = gcd(sound.samplerate, sample_rate)
     phases = max(sound.samplerate, sample_rate) // divisor
-    if sound.seekable() and 0 < sound.frames < ENDLESS and phases <= MAX_PHASES:
+    by_pieces = sound.seekable() and sound.frames > 0 and phases <= MAX_PHASES
+    if by_pieces and knows_its_length(sound, path):
         return sound
     sound.close()
     return None

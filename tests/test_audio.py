@@ -1,4 +1,9 @@
 import io
+import os
+import struct
+import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +12,10 @@ import torch
 
 from pyannote_weighter import audio
 from pyannote_weighter.audio import in_memory, load_waveform
+from pyannote_weighter.recording import open_recording
+
+# headers of frames of MPEG-1 layer II, 48 kHz mono, 32 and 192 kbit/s
+SMALL, LARGE = b"\xff\xfd\x14\xc0", b"\xff\xfd\xa4\xc0"
 
 
 @pytest.fixture
@@ -138,3 +147,93 @@ def test_resamples_rates_without_a_common_divisor():
     expected = torch.sin(2 * torch.pi * 440 * torch.arange(16000) / 16000)[None]
     assert resampled.shape == (1, 16000) and resampled.dtype == torch.float32
     assert torch.allclose(resampled[:, 500:-500], expected[:, 500:-500], atol=0.01)
+
+
+def wav(seconds: float) -> bytes:
+    """8000 Hz, 16 bits, one channel: the size of all samples comes at byte 40."""
+    file = io.BytesIO()
+    samples = 0.1 * np.random.default_rng(0).standard_normal(round(8000 * seconds))
+    soundfile.write(file, samples, 8000, format="WAV", subtype="PCM_16")
+    assert file.getvalue()[36:40] == b"data"
+    return file.getvalue()
+
+
+def test_wav_that_holds_more_than_its_header_says(tmp_path):
+    path = tmp_path / "crash.wav"
+    content = wav(4.0)
+    path.write_bytes(content[:40] + struct.pack("<I", 16000) + content[44:])
+    message = r"crash.wav: 1.0 s are read, .* seems to hold 4.0 s: repair"
+    with pytest.warns(UserWarning, match=message):
+        assert in_memory(path)["waveform"].shape == (1, 8000)
+    with pytest.warns(UserWarning, match=message), open_recording(path, 8000) as recording:
+        assert recording.num_samples == 8000
+    path.write_bytes(content[:40] + bytes(4) + content[44:])
+    with pytest.warns(UserWarning, match=r"0.0 s are read, .* seems to hold 4.0 s"):
+        with pytest.raises(ValueError, match="crash.wav: no samples"):
+            in_memory(path)
+
+
+@pytest.mark.parametrize("size", [64000, 2**32 - 1])
+def test_wav_without_a_warning(tmp_path, size):
+    """Other chunks may follow, and programs that write to a pipe do not know the size."""
+    path = tmp_path / "good.wav"
+    content = wav(4.0)
+    content = content[:40] + struct.pack("<I", size) + content[44:]
+    chunks = b"LIST" + struct.pack("<I", 20001) + bytes(20002) + b"id3 " + struct.pack("<I", 0)
+    path.write_bytes(content + (chunks if size == 64000 else b""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert in_memory(path)["waveform"].shape == (1, 32000)
+
+
+def test_fewer_samples_than_expected(tmp_path):
+    """Frames of an MPEG layer II file that get larger: libsndfile expects more of them."""
+    path = tmp_path / "short.mp2"
+    small, large = (head.ljust(size, b"\0") for head, size in ((SMALL, 96), (LARGE, 576)))
+    path.write_bytes(small * 100 + large * 200)
+    assert soundfile.info(path).duration > 10
+    with pytest.raises(ValueError, match="short.mp2: cannot be read beyond 7.2 s: it ends there"):
+        in_memory(path)
+    with open_recording(path, 48000) as recording:
+        for start in (0, recording.num_samples - 100):
+            with pytest.raises(ValueError, match="short.mp2: cannot be read beyond"):
+                recording.read(start, recording.num_samples)
+
+
+def test_half_a_frame_at_the_end_does_no_harm(tmp_path):
+    path = tmp_path / "cut.mp2"
+    path.write_bytes(LARGE.ljust(576, b"\0") * 100 + LARGE.ljust(500, b"\0"))
+    assert in_memory(path)["waveform"].shape == (1, 115200)
+    with open_recording(path, 48000) as recording:
+        assert 115200 < recording.num_samples < 115200 + 1152
+        for start in (0, recording.num_samples - 100):
+            piece = recording.read(start, recording.num_samples)
+            assert piece.shape[1] == recording.num_samples - start and not piece.any()
+
+
+@pytest.mark.parametrize("seconds", [3.0, 60.0])  # libsndfile: like the first, or endless
+def test_joined_ogg(tmp_path, monkeypatch, seconds):
+    path = tmp_path / "joined.ogg"
+    parts = []
+    for part in (2.0, seconds):
+        soundfile.write(path, 0.1 * np.random.default_rng(0).random(round(8000 * part)), 8000)
+        assert in_memory(path)["waveform"].shape == (1, 8000 * part)
+        parts.append(path.read_bytes())
+    path.write_bytes(b"".join(parts))
+    message = "joined.ogg: cannot be read: Its length is not known. Convert it"
+    with pytest.raises(ValueError, match=message):
+        in_memory(path)
+    with pytest.raises(ValueError, match=message), open_recording(path, 16000):
+        pass
+    monkeypatch.setattr(audio, "Audio", lambda: lambda source: (torch.ones(1, 7), 8000))
+    assert in_memory(path)["waveform"].shape == (1, 7)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are UTF-8 there")
+def test_name_that_is_not_utf8(tmp_path, stereo):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    path.write_bytes(stereo[0].read_bytes())
+    for file in (path, str(path)):
+        assert torch.equal(in_memory(file)["waveform"], stereo[1])
+        with open_recording(file, 8000) as recording:
+            assert torch.equal(recording.read(0, 8000), stereo[1].mean(0, keepdim=True))
