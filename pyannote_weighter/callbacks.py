@@ -146,6 +146,8 @@ def _slots_of_likes(
     model: Weighter, embeddings: Tensor, confidence: Tensor, entry: dict
 ) -> dict[int, str]:
     """Slot of each like that the classifier knows: the cheapest assignment of -ln(c p)."""
+    if not hasattr(model, "loss_func"):  # training makes no use of likes
+        return {}
     known = [name for name in entry["likes"] if name in model.task.speaker_index]
     columns = [model.task.speaker_index[name] for name in known]
     posteriors = model.loss_func.get_logits(embeddings).log_softmax(dim=-1)  # (N, K)

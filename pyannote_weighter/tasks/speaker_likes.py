@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -129,8 +130,8 @@ class SpeakerLikes(Validation, Task):
     Raises
     ------
     ValueError
-        If no training file has what `supervision` asks for; of likes, if the scope is "file" or no
-        speaker is liked in two files.
+        If an option has no such value; if no training file has what `supervision` asks for; of
+        likes, if the scope is "file" or no speaker is liked in two files.
 
     References
     ----------
@@ -164,6 +165,21 @@ class SpeakerLikes(Validation, Task):
         encoder_start: float | str = "auto",
         voices: bool = True,
     ):
+        _check_numbers(
+            segmentation_step=segmentation_step,
+            duration=duration,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            wrong_likes=wrong_likes,
+            temperature=temperature,
+            splice=splice,
+            alignment=alignment,
+            reference=reference,
+            learning_rate=learning_rate,
+            classifier_learning_rate=classifier_learning_rate,
+        )
+        if encoder_learning_rate is not None:
+            _check_numbers(encoder_learning_rate=encoder_learning_rate)
         super().__init__(
             protocol,
             cache=cache,
@@ -199,6 +215,12 @@ class SpeakerLikes(Validation, Task):
 
     # -- data ---------------------------------------------------------------------------------
 
+    def list_training(self, model: Weighter) -> tuple[list, list[dict]]:
+        """Training files that teach a Weighter something, and what they know."""
+        # the head that counts speakers learns from every file that is counted
+        counted = self.segmentation is not None and hasattr(model.encoder, "activity")
+        return training_files(self.protocol.name, self.protocol.train(), self.supervision, counted)
+
     def prepare_data(self) -> None:
         """Compute missing frames and list the files; runs in one process only."""
         if self.model.hparams.freeze is False:
@@ -206,11 +228,7 @@ class SpeakerLikes(Validation, Task):
                 "SpeakerLikes trains on frames computed beforehand: the backbone must be frozen "
                 "(freeze=True)"
             )
-        # the head that counts speakers learns from every file that is counted
-        counted = self.segmentation is not None and hasattr(self.model.encoder, "activity")
-        training, entries = training_files(
-            self.protocol.name, self.protocol.train(), self.supervision, counted
-        )
+        training, entries = self.list_training(self.model)
         development = list(self.protocol.development()) if self.has_validation else []
 
         segmentation = None
@@ -408,3 +426,10 @@ class SpeakerLikes(Validation, Task):
             rate,
             start,
         )
+
+
+def _check_numbers(**options) -> None:
+    """Refuse what would fail late, such as text: frames take long."""
+    for name, value in options.items():
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}: give a number")

@@ -4,6 +4,7 @@ import itertools
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -266,6 +267,30 @@ def test_references_fall(tones, task, fit):
 def test_start_of_the_encoder_is_a_share(tones, task):
     with pytest.raises(ValueError, match="encoder_start is 2: choose a share from 0 to 1"):
         task(tones, encoder_start=2)
+
+
+@pytest.mark.parametrize("value", ["1e-3", None, True, [1.0]], ids=str)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "learning_rate",
+        "classifier_learning_rate",
+        "temperature",
+        "alignment",
+        "duration",
+        "splice",
+    ],
+)
+def test_what_is_no_number_is_told_before_any_work(task, name, value):
+    with pytest.raises(ValueError, match=f"^{name} is .*: give a number"):
+        task(**{name: value})
+
+
+def test_numbers_that_may_be_left_open(task):
+    assert task(encoder_learning_rate=None, lambda_="auto").encoder_learning_rate is None
+    with pytest.raises(ValueError, match="encoder_learning_rate is '1e-3': give a number"):
+        task(encoder_learning_rate="1e-3")
+    task(learning_rate=np.float64(1e-3), batch_size=np.int64(2), alignment=0)
 
 
 @pytest.mark.parametrize("share, waits", [(0.95, False), (0.5, True)])
