@@ -1,18 +1,26 @@
 """Diarizing files into a folder, one after the other, whatever happens to one of them."""
 
+import errno
+import hashlib
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
 
 import soundfile
 from pyannote.audio import Pipeline
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pyannote_weighter.audio import in_memory
+from pyannote_weighter.audio import in_memory, open_sound
+from pyannote_weighter.database.likes import by_recording, composed
 from pyannote_weighter.output import (
     annotation_of,
     confidences,
+    encodable,
     to_json,
     write_audacity,
     write_csv,
@@ -21,9 +29,14 @@ from pyannote_weighter.output import (
     write_webvtt,
 )
 from pyannote_weighter.pipelines import WeighterDiarization
+from pyannote_weighter.recording import open_recording
 
 LARGEST = 2**28  # bytes of a file that is read into memory: 70 min of one channel at 16 kHz
 SAMPLE_SIZE = 4
+NAME_MAX = 255  # bytes of a name, where the file system does not tell
+PIECES, PIECE_SIZE = 16, 4096  # of a file, with its size they tell whether it is another one
+TRIED = 2**16  # bytes that are written to see whether a folder takes any
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # for the next file too
 
 FORMATS = {
     "rttm": "rttm",
@@ -65,8 +78,9 @@ def apply_to_files(
     console : Console, optional
         Where progress and failures are shown.
     resume : bool, optional
-        Leave files alone whose results are there in all formats, and no older than they are.
-        Whether this pipeline made them is not asked.
+        Leave files alone whose results are there in all formats, and no older than they are. JSON
+        among them must be of the same audio, wherever that was. Whether this pipeline made them
+        is not asked.
     likes : dict, optional
         Names of recordings to likes, see `pyannote_weighter.database.read_likes`: a recording has
         at least as many speakers, as far as `num_speakers` or `max_speakers` allow. A recording
@@ -80,17 +94,25 @@ def apply_to_files(
     Raises
     ------
     ValueError
-        For an unknown format, two files whose results would have the same name, or likes of none
-        of the files; nothing has been done then.
+        For an unknown format, two files whose results would have the same name, a name that is
+        too long, results of another recording in their place, or likes of none of the files;
+        nothing has been done then.
+    OSError
+        If the folder cannot be written to: before anything is done, or after the file that found
+        no room there any more.
     """
     into, console = Path(into), console or Console(stderr=True)
     files = list(dict.fromkeys(Path(file) for file in files))
     check_formats(formats)
-    check_names(files)
+    check_names(files, into)
     likes = check_likes(files, likes)
-    others = len(likes.keys() - {file.stem for file in files})
-    if others:
-        console.print(f"{others} recordings with likes are not among the files", highlight=False)
+    check_recordings(files, into)
+    check_folder(into)
+    names = {composed(file.stem) for file in files}
+    if others := [name for name in likes if name not in names]:
+        some = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
+        told = f"{len(others)} recordings with likes are not among the files ({some})"
+        console.print(told, markup=False, highlight=False)
     if resume:
         every = len(files)
         files = [file for file in files if not _is_done(file, into, formats)]
@@ -114,12 +136,21 @@ def apply_to_files(
             def hook(name, artifact, file=None, total=None, completed=None, step=step):
                 progress.update(step, description=name, total=total, completed=completed or 0)
 
+            writing = False
             try:
-                audio = reading.result()
-                bounds = at_least(len(set(likes.get(file.stem) or ())), options or {})
+                audio, source = reading.result(), _source(file)
+                bounds = at_least(len(set(likes.get(composed(file.stem)) or ())), options or {})
                 output = pipeline(dict(audio), hook=hook, **bounds)
-                _write(output, audio, into, file.stem, formats)
+                writing = True
+                _write(output, audio, source, into, file.stem, formats)
             except Exception as error:  # a file that fails does not keep the others from it
+                if writing and getattr(error, "errno", None) in UNWRITABLE:
+                    raise OSError(
+                        error.errno,
+                        f"stopped at {file}, since {into} cannot be written to any more: "
+                        f"{error.strerror}. Make room or choose another folder; --resume leaves "
+                        "out what is done",
+                    ) from error
                 failures[file] = f"{type(error).__name__}: {error}"
                 console.print(f"failed {file}: {failures[file]}", markup=False, highlight=False)
             progress.remove_task(step)
@@ -141,10 +172,11 @@ def _read(file: Path, by_pieces: bool) -> dict:
     """Audio in memory, or where it is if it is long and the pipeline can read it by pieces."""
     if by_pieces and file.is_file():
         try:
-            info = soundfile.info(file)
+            with open_sound(file) as sound:
+                size = sound.frames * sound.channels * SAMPLE_SIZE
         except soundfile.LibsndfileError:
             return in_memory(file)  # which knows other decoders, and what to say
-        if info.frames * info.channels * SAMPLE_SIZE > LARGEST:
+        if size > LARGEST:
             return {"audio": file, "uri": file.stem}
     return in_memory(file)
 
@@ -158,17 +190,70 @@ def check_formats(formats: Sequence[str]) -> None:
         )
 
 
-def check_names(files: Sequence[Path]) -> None:
-    """Refuse files whose results would overwrite each other."""
+def check_names(files: Sequence[Path], into: Path) -> None:
+    """Refuse files whose results would overwrite each other, or have too long a name."""
+    most = _name_max(into) - max(len(f".{ending}") for ending in FORMATS.values())
     by_name: dict[str, list[Path]] = {}
     for file in files:
-        by_name.setdefault(file.stem.casefold(), []).append(file)
+        by_name.setdefault(composed(file.stem.casefold()), []).append(file)
+        length = len(os.fsencode(file.stem) if os.name == "posix" else file.stem)
+        if length > most:
+            raise ValueError(
+                f"{file}: a name of {length} bytes is too long for its results, which may have "
+                f"{most} and an ending in {into}: rename the file"
+            )
     for same in by_name.values():
         if len(same) > 1:
             raise ValueError(
                 f"results of {' and '.join(map(str, same))} would have the same name "
                 f"({same[0].stem}): rename one, or apply to them one at a time with another --into"
             )
+
+
+def _name_max(folder: Path) -> int:
+    """Bytes that the name of a file may have in a folder, which may not be there yet."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        return os.pathconf(there, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # there is none on Windows
+        return NAME_MAX
+
+
+def check_recordings(files: Sequence[Path], into: Path) -> None:
+    """Refuse files in the place of whose results there are those of another recording.
+
+    A file that was moved has the same content, one that was edited the same path.
+    """
+    for file in files:
+        known = _source_of_result(into, file.stem)
+        if known is None:
+            continue
+        try:
+            source = _source(file)
+        except OSError:  # reading it will say so, and the others are done
+            continue
+        same_path = os.path.abspath(known["path"]) == os.path.abspath(source["path"])
+        if not (_is_same(known, source) or same_path):
+            raise ValueError(
+                f"results of {file} would replace those of another recording, {known['path']} "
+                f"({into / file.stem}.json): choose another --into, rename one of the recordings, "
+                "or remove the old results"
+            )
+
+
+def check_folder(into: Path) -> None:
+    """Make a folder, and write there once: results that find no room are found in vain."""
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=into, prefix=".", suffix=".unfinished") as file:
+            file.write(bytes(TRIED))
+            file.flush()
+    except OSError as error:
+        taken = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "there is a file in its place" if taken else error.strerror
+        raise OSError(
+            error.errno, f"{into}: results cannot be written to this folder: {reason}"
+        ) from error
 
 
 def check_likes(
@@ -180,7 +265,8 @@ def check_likes(
     for name, names in likes.items():
         if isinstance(names, str):
             raise ValueError(f"likes of {name} are one text, {names!r}: give a list of names")
-    if files and not any(file.stem in likes for file in files):
+    likes = by_recording(likes)
+    if files and not any(composed(file.stem) in likes for file in files):
         some = ", ".join(list(likes)[:3]) + ", ..." * (len(likes) > 3)
         raise ValueError(
             f"none of the files is listed in {where} (there: {some or 'nothing'}): list a "
@@ -203,22 +289,61 @@ def _result_paths(into: Path, name: str, formats: Sequence[str]) -> dict[str, Pa
 
 
 def _is_done(file: Path, into: Path, formats: Sequence[str]) -> bool:
-    """Whether all results of a file are there, and none is older than the file."""
+    """Whether all results of a file are there, none older than the file or of another one."""
     paths = _result_paths(into, file.stem, formats).values()
     try:
         changed = file.stat().st_mtime
-        return all(path.stat().st_mtime >= changed for path in paths)
-    except FileNotFoundError:
+        if any(path.stat().st_mtime < changed for path in paths):
+            return False
+        known = _source_of_result(into, file.stem) if "json" in formats else None
+        return known is None or _is_same(known, _source(file))
+    except OSError:  # mostly a result that is not there
         return False
 
 
-def _write(output, audio: Mapping, into: Path, name: str, formats: Sequence[str]) -> None:
+def _source(file: Path) -> dict[str, Any]:
+    """What tells an audio file from others of its name.
+
+    The digest is of pieces alone: an archive is looked through without reading all of it. Sizes
+    are not enough, as recorders make many files of one length.
+    """
+    size, digest = file.stat().st_size, hashlib.sha256()
+    if file.is_file():
+        with file.open("rb") as stream:
+            for piece in range(PIECES):
+                stream.seek(size * piece // PIECES)
+                digest.update(stream.read(PIECE_SIZE))
+    return {"path": encodable(str(file)), "bytes": size, "digest": digest.hexdigest()[:16]}
+
+
+def _is_same(known: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
+    return all(known[key] == source[key] for key in ("bytes", "digest"))
+
+
+def _source_of_result(into: Path, name: str) -> dict[str, Any] | None:
+    """See `_source`, of the file that a JSON result is of; None where nothing tells."""
+    path = _result_paths(into, name, ["json"])["json"]
+    try:
+        source = json.loads(path.read_text(encoding="utf-8"))["audio"]
+        return {key: source[key] for key in ("bytes", "digest")} | {"path": str(source["path"])}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or of before this was written
+        return None
+
+
+def _write(
+    output,
+    audio: Mapping,
+    source: Mapping[str, Any],
+    into: Path,
+    name: str,
+    formats: Sequence[str],
+) -> None:
     diarization = annotation_of(output)
     paths = _result_paths(into, name, formats)
     if "rttm" in paths:
         write_rttm(diarization, paths["rttm"])
     if "json" in paths:
-        write_json(to_json(output, uri=name), paths["json"])
+        write_json(to_json(output, name, source), paths["json"])
     if "csv" in paths:
         write_csv(output, paths["csv"])
     if "audacity" in paths:
@@ -226,16 +351,21 @@ def _write(output, audio: Mapping, into: Path, name: str, formats: Sequence[str]
     if "webvtt" in paths:
         write_webvtt(output, paths["webvtt"])
     if "png" in paths:
-        from pyannote_weighter.plots import plot_diarization
+        from pyannote_weighter.plots import envelope, plot_diarization
 
-        if "waveform" not in audio:
-            audio = in_memory(audio["audio"])
+        if "waveform" in audio:
+            waveform, sample_rate = audio["waveform"].numpy(), audio["sample_rate"]
+        else:
+            with open_sound(Path(audio["audio"])) as sound:
+                sample_rate = sound.samplerate
+            with open_recording(audio, sample_rate) as recording:
+                waveform = envelope(recording)
         plot_diarization(
             paths["png"],
-            audio["waveform"].numpy(),
-            audio["sample_rate"],
+            waveform,
+            sample_rate,
             diarization,
             weightings=getattr(output, "weightings", None),
             confidence=confidences(output),
-            title=name,
+            title=encodable(name),
         )

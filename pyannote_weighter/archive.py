@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from pyannote.core import Annotation, Segment
 
+from pyannote_weighter.database.likes import by_recording, composed
 from pyannote_weighter.naming import Match, Speakers, Voices, learn_voices
 from pyannote_weighter.output import one_field, write_json, write_rttm
 
@@ -59,11 +60,12 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
                 f"{path}: no result with embeddings, as `pyannote-weighter apply --format json` "
                 f"writes them ({error!r})"
             ) from None
-        if result.uri in results:
+        uri = composed(result.uri)
+        if uri in results:
             raise ValueError(
-                f"{results[result.uri].path} and {path} are both of {result.uri}: give one of them"
+                f"{results[uri].path} and {path} are both of {result.uri}: give one of them"
             )
-        results[result.uri] = result
+        results[uri] = result
     return list(results.values())
 
 
@@ -173,14 +175,15 @@ def name_results(
     files = [result.speakers for result in results]
     embedding_id = _embedding_id(results, voices)
     if voices is None:
-        likes, uris = likes or {}, {result.uri for result in results}
+        likes = by_recording(likes or {})
+        uris = {composed(result.uri) for result in results}
         unused = sorted(set(likes) - uris)
         if unused and len(unused) == len(likes) and uris:
             raise ValueError(
                 f"likes are of other recordings ({unused[0]!r}) than results ({min(uris)!r}): "
                 "they need the same names"
             )
-        learned = learn_voices(files, [likes.get(result.uri) for result in results])
+        learned = learn_voices(files, [likes.get(composed(result.uri)) for result in results])
         voices, matches, unclear, doubtful = learned
         voices = replace(voices, embedding_id=embedding_id)
     else:

@@ -94,14 +94,25 @@ def apply(
 ) -> None:
     """Diarize files. The exit code is 1 when a file failed; the others are still done."""
     _quiet()
-    from pyannote_weighter.apply import apply_to_files, check_formats, check_likes, check_names
+    from pyannote_weighter.apply import (
+        apply_to_files,
+        check_folder,
+        check_formats,
+        check_likes,
+        check_names,
+        check_recordings,
+    )
     from pyannote_weighter.database import read_likes
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
+    unique = list(dict.fromkeys(files))
     check_formats(wanted)  # before the models are loaded
-    check_names(list(dict.fromkeys(files)))
+    check_names(unique, into)
     liked = None if likes is None else read_likes(likes)
-    check_likes(files, liked, str(likes))
+    check_likes(unique, liked, str(likes))
+    check_recordings(unique, into)
+    where = _device(device)
+    check_folder(into)
 
     from pyannote_weighter.pipelines.folders import load_pipeline
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE
@@ -112,10 +123,10 @@ def apply(
         "max_speakers": max_speakers,
     }
     options = {name: value for name, value in told.items() if value is not None}
-    loaded = load_pipeline(pipeline or DEFAULT_PIPELINE, _device(device))
+    loaded = load_pipeline(pipeline or DEFAULT_PIPELINE, where)
     failures = apply_to_files(loaded, files, into, wanted, options, resume=resume, likes=liked)
     if failures:
-        typer.echo(f"{len(failures)} of {len(set(files))} files failed", err=True)
+        typer.echo(f"{len(failures)} of {len(unique)} files failed", err=True)
         raise typer.Exit(1)
 
 
@@ -141,7 +152,7 @@ def benchmark(
         bool, typer.Option(help="Run the baselines too; they take most of the time.")
     ] = True,
 ) -> None:
-    """Compare pipelines with stock clustering, the oracle and a rival made by hand.
+    """Compare pipelines with stock clustering, VBx, the oracle and rivals made by hand.
 
     A run that was stopped goes on where it was. The exit code is 1 when a file failed.
     """
@@ -263,12 +274,22 @@ def find(
 
 
 def _device(name: str) -> str:
-    """Resolve "auto"."""
-    if name != "auto":
+    """Resolve "auto"; refuse what cannot be computed on here."""
+    if name == "cpu":
         return name
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # of devices that this torch is not built for
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"--device {name} cannot be used here ({reason}): choose auto or cpu, or a GPU that "
+            "PyTorch finds (cuda, cuda:1, mps)"
+        ) from None
+    return name
 
 
 def _quiet() -> None:

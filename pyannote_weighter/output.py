@@ -5,7 +5,8 @@ import html
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from pyannote.core import Annotation
 def atomic(path: str | Path) -> Iterator[Path]:
     """Path to write to, which becomes `path` when the block ends well, and vanishes when not.
 
-    Missing parent folders are created.
+    Missing parent folders are created. The file to write to is in the same folder, with a short
+    name: one with the name of `path` in it may be too long where that of `path` is not.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}.unfinished")
     try:
         yield unfinished
         os.replace(unfinished, path)
@@ -39,7 +41,7 @@ def write_json(content: Any, path: str | Path) -> None:
 def write_rttm(diarization: Annotation, path: str | Path) -> None:
     """Write RTTM. Fields of RTTM hold no spaces: each becomes an underscore in uri and names."""
     diarization = diarization.rename_labels(_names(diarization, one_field, "RTTM"))
-    diarization.uri = one_field(diarization.uri or "unknown")
+    diarization.uri = one_field(encodable(diarization.uri or "unknown"))
     with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         diarization.write_rttm(file)
 
@@ -136,6 +138,11 @@ def one_field(text: Any) -> str:
     return re.sub(r"\s", "_", str(text)) or "_"
 
 
+def encodable(name: str) -> str:
+    r"""Name of a file as UTF-8 can hold it: bytes that are none become escapes (``\udce9``)."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _one_line(text: Any) -> str:
     return " ".join(str(text).split()) or "_"
 
@@ -156,7 +163,9 @@ def confidences(output) -> dict[str, float]:
     return {label: float(confidence[label]) for label in labels}
 
 
-def to_json(output, uri: str | None = None) -> dict[str, Any]:
+def to_json(
+    output, uri: str | None = None, audio: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What a pipeline found, in lists and dictionaries that JSON can hold.
 
     Parameters
@@ -165,16 +174,19 @@ def to_json(output, uri: str | None = None) -> dict[str, Any]:
         Output of a diarization pipeline.
     uri : str, optional
         Defaults to the uri of the diarization.
+    audio : mapping, optional
+        What is known of the audio file.
 
     Returns
     -------
     content : dict
-        ``uri``; ``embedding_id`` where the pipeline tells it, see `WeighterOutput`;
-        ``speakers``: label, seconds of speech, and where the pipeline tells them,
-        confidence and embedding; ``diarization`` and ``exclusive_diarization`` (no overlap): see
-        `turns`.
+        ``uri``; ``audio`` where it is given; ``embedding_id`` where the pipeline tells it, see
+        `WeighterOutput`; ``speakers``: label, seconds of speech, and where the pipeline tells
+        them, confidence and embedding; ``diarization`` and ``exclusive_diarization`` (no
+        overlap): see `turns`.
     """
     diarization = annotation_of(output)
+    uri = uri or diarization.uri
     known = confidences(output)
     embeddings = getattr(output, "speaker_embeddings", None)
     speakers = []
@@ -187,7 +199,8 @@ def to_json(output, uri: str | None = None) -> dict[str, Any]:
         speakers.append(speaker)
 
     content = {
-        "uri": uri or diarization.uri,
+        "uri": None if uri is None else encodable(uri),
+        **({} if audio is None else {"audio": dict(audio)}),
         "speakers": speakers,
         "diarization": turns(output),
     }

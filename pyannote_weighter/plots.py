@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,14 +13,37 @@ from pyannote.metrics.diarization import DiarizationErrorRate
 
 from pyannote_weighter.matching import assign
 from pyannote_weighter.output import atomic
+from pyannote_weighter.recording import InMemory, Recording
 from pyannote_weighter.weighting import confidence as slot_confidence
 
 MAX_POINTS = 4000  # across the picture: more would only be drawn over each other
+PIECE = 2**20  # samples that are read at a time
+
+
+class Envelope(NamedTuple):
+    """What a picture shows of a waveform, see `envelope`."""
+
+    low: np.ndarray
+    high: np.ndarray
+    num_samples: int
+
+
+def envelope(recording: Recording) -> Envelope:
+    """Smallest and largest sample of each of some thousand blocks, read piece by piece."""
+    size = max(1, recording.num_samples // MAX_POINTS)
+    end = recording.num_samples // size * size
+    step = size * max(1, PIECE // size)  # whole blocks
+    low, high = np.empty((2, end // size))
+    for start in range(0, end, step):
+        blocks = recording.read(start, min(start + step, end)).reshape(-1, size)  # (points, size)
+        there = slice(start // size, start // size + len(blocks))
+        low[there], high[there] = blocks.amin(dim=1), blocks.amax(dim=1)
+    return Envelope(low, high, recording.num_samples)
 
 
 def plot_diarization(
     path: str | Path,
-    waveform: np.ndarray,
+    waveform: np.ndarray | Envelope,
     sample_rate: int,
     hypothesis: Annotation,
     reference: Annotation | None = None,
@@ -34,8 +58,8 @@ def plot_diarization(
     ----------
     path : path
         Where to write to. The file is there when it is whole, or not at all.
-    waveform : (samples,) or (channels, samples) array
-        Of several channels, the mean is drawn.
+    waveform : (samples,) or (channels, samples) array, or Envelope
+        Of several channels, the mean is drawn. For long recordings see `envelope`.
     sample_rate : int
     hypothesis : Annotation
     reference : Annotation, optional
@@ -48,10 +72,12 @@ def plot_diarization(
         The N weightings of the Weighter, before slots are linked into speakers.
     title : str, optional
     """
-    waveform = np.asarray(waveform, dtype=float)
-    if waveform.ndim == 2:
-        waveform = waveform.mean(axis=0)
-    duration = len(waveform) / sample_rate
+    if not isinstance(waveform, Envelope):
+        waveform = np.asarray(waveform)
+        if waveform.ndim == 2:
+            waveform = waveform.mean(axis=0)
+        waveform = envelope(InMemory(torch.as_tensor(np.ascontiguousarray(waveform))[None]))
+    duration = waveform.num_samples / sample_rate
     labels = hypothesis.labels()
     if weightings is not None and weightings.data.shape[1] != len(labels):
         raise ValueError(
@@ -92,7 +118,7 @@ def plot_diarization(
         axis.label_outer()
     axes[-1].set_xlabel("time (seconds)")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     with atomic(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=110)
 
@@ -144,7 +170,7 @@ def plot_weightings(
         axis.label_outer()
     axes[-1].set_xlabel("time (seconds)")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     with atomic(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=110)
 
@@ -186,11 +212,9 @@ def match_colors(
     return {"hypothesis": ours, "reference": theirs}
 
 
-def _draw_waveform(axis, waveform: np.ndarray, duration: float) -> None:
-    size = max(1, len(waveform) // MAX_POINTS)
-    blocks = waveform[: len(waveform) // size * size].reshape(-1, size)  # (points, size)
-    times = np.linspace(0, duration, len(blocks))
-    axis.fill_between(times, blocks.min(axis=1), blocks.max(axis=1), color="0.4", linewidth=0)
+def _draw_waveform(axis, waveform: Envelope, duration: float) -> None:
+    times = np.linspace(0, duration, len(waveform.low))
+    axis.fill_between(times, waveform.low, waveform.high, color="0.4", linewidth=0)
     axis.set_yticks([])
     axis.set_ylabel("waveform", rotation=0, ha="right", va="center")
 
@@ -201,7 +225,8 @@ def _draw_turns(axis, annotation: Annotation, colors: dict, name: str) -> None:
         turns = [(turn.start, turn.duration) for turn in annotation.label_timeline(label)]
         axis.broken_barh(turns, (row + 0.1, 0.8), facecolors=colors[label])
     axis.set_ylim(max(1, len(labels)), 0)
-    axis.set_yticks([row + 0.5 for row in range(len(labels))], [str(label) for label in labels])
+    names = [str(label) for label in labels]
+    axis.set_yticks([row + 0.5 for row in range(len(labels))], names, parse_math=False)
     axis.tick_params(axis="y", labelsize=7, length=0)
     axis.set_title(name, loc="left", fontsize=9, pad=3)
 
@@ -214,7 +239,7 @@ def _draw_weighting(axis, weightings: SlidingWindowFeature, index: int, color, l
     axis.set_ylim(0, 1)
     axis.set_yticks([0, 1])
     axis.tick_params(axis="y", labelsize=7)
-    axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, parse_math=False)
     if index == 0:
         axis.set_title("weightings", loc="left", fontsize=9, pad=3)
 
@@ -236,6 +261,7 @@ def _draw_slots(axis, slots: SlidingWindowFeature, labels=None, colors=None) -> 
     axis.set_yticks(
         [n + 0.5 for n in range(num_slots)],
         [f"{label} {value:.2f}" for label, value in zip(labels, c, strict=True)],
+        parse_math=False,
     )
     axis.tick_params(axis="y", labelsize=6, length=0)
     axis.set_title("slots before they are linked, and their confidence", loc="left", fontsize=9)

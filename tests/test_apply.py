@@ -1,10 +1,12 @@
 """Tests of diarizing files into a folder."""
 
+import errno
 import io
 import json
 import os
 import re
 import threading
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,8 @@ import soundfile
 from pyannote.database.util import load_rttm
 from rich.console import Console
 
-from pyannote_weighter import apply
-from pyannote_weighter.apply import FORMATS, apply_to_files
+from pyannote_weighter import apply, plots
+from pyannote_weighter.apply import FORMATS, apply_to_files, check_folder
 from pyannote_weighter.audio import in_memory
 from tests.dummy_pipeline import HalfAndHalf
 
@@ -88,7 +90,8 @@ def test_next_file_is_read_meanwhile_and_no_other(tmp_path, audio, monkeypatch):
 
 def test_long_files_are_left_to_pipelines_that_read_by_pieces(tmp_path, audio, monkeypatch):
     short, long = audio("short.wav"), audio("long.wav")
-    soundfile.write(long, np.zeros((8000, 2)), 8000)
+    soundfile.write(long, np.random.default_rng(0).uniform(-1, 1, (8000, 2)), 8000)
+    monkeypatch.setattr(plots, "PIECE", 1000)
     monkeypatch.setattr(apply, "LARGEST", 8000 * apply.SAMPLE_SIZE)
     given = {}
 
@@ -104,7 +107,23 @@ def test_long_files_are_left_to_pipelines_that_read_by_pieces(tmp_path, audio, m
     assert not apply_to_files(pipeline, [short, long], tmp_path / "two", formats=["png"])
     assert given["long"] == {"audio", "uri"} and "waveform" in given["short"]
     for name in ("short", "long"):
-        assert (tmp_path / "two" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        picture = (tmp_path / "two" / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert picture == (tmp_path / "one" / f"{name}.png").read_bytes()
+
+
+def test_pictures_of_long_files_are_made_without_reading_all_of_them(tmp_path, audio, monkeypatch):
+    long, given = audio("long.wav"), in_memory
+
+    class ByPieces(HalfAndHalf):
+        def apply(self, file, **options):
+            return super().apply(given(file), **options)
+
+    monkeypatch.setattr(apply, "LARGEST", 1)
+    monkeypatch.setattr(apply, "WeighterDiarization", ByPieces)
+    monkeypatch.setattr(apply, "in_memory", None)
+    assert not apply_to_files(ByPieces().instantiate({}), [long], tmp_path / "out", ["png"])
+    assert (tmp_path / "out" / "long.png").is_file()
 
 
 def test_number_of_speakers_reaches_the_pipeline(tmp_path, audio):
@@ -151,7 +170,32 @@ def test_likes_of_other_recordings_alone_are_refused(tmp_path, audio):
         run(files, tmp_path / "out", likes={"a": "ann"})
     assert not (tmp_path / "out").exists()
     failures, screen = run(files, tmp_path / "out", likes=likes | {"a": ["ann"]})
-    assert not failures and "4 recordings with likes are not among the files" in screen
+    assert not failures
+    assert "4 recordings with likes are not among the files (a.wav, b, c ...)" in screen
+    failures, screen = run(files, tmp_path / "out", likes={"a": [], "[b]": []})
+    assert "1 recordings with likes are not among the files ([b])" in screen
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_likes_are_found_in_another_unicode_form(tmp_path, audio, forms):
+    file, uri = (unicodedata.normalize(form, "Café") for form in forms)
+    given = []
+
+    class Asking(HalfAndHalf):
+        def apply(self, file, min_speakers=None, **options):
+            given.append(min_speakers)
+            return super().apply(file, **options)
+
+    pipeline, likes = Asking().instantiate({}), {uri: ("ann", "bob")}
+    screen = io.StringIO()
+    console = Console(file=screen)
+    files = [audio(f"{file}.wav")]
+    assert not apply_to_files(pipeline, files, tmp_path / "out", likes=likes, console=console)
+    assert given == [2] and "not among" not in screen.getvalue()
+    with pytest.raises(ValueError, match="twice, in two Unicode forms"):
+        run(files, tmp_path / "out", likes={file: (), uri: ()})
+    with pytest.raises(ValueError, match="would have the same name"):
+        run([*files, audio(f"x/{uri}.wav")], tmp_path / "out")
 
 
 def test_results_that_would_overwrite_each_other_are_refused(tmp_path, audio):
@@ -191,3 +235,121 @@ def test_resume_leaves_alone_what_is_done(tmp_path, audio):
     (out / "missing.rttm").write_text("")
     (out / "missing.json").write_text("{}")
     assert list(run([missing], out, resume=True)[0]) == [missing]
+
+
+def test_another_recording_of_the_same_name_is_not_done(tmp_path, audio):
+    first, out = audio("a/01.wav"), tmp_path / "out"
+    assert not run([first], out)[0]
+    known = json.loads((out / "01.json").read_text())["audio"]
+    assert known["path"] == str(first) and known["bytes"] == first.stat().st_size
+    moved = first.rename(tmp_path / "01.wav")
+    assert run([moved], out, resume=True) == ({}, "1 of 1 files are done\n")
+
+    samples = np.random.default_rng(0).uniform(-1, 1, 8000)
+    before = (out / "01.json").read_bytes()
+    for length in (4000, 8000):  # recorders make many files of one length
+        other = audio("b/01.wav")
+        soundfile.write(other, samples[:length], 8000)
+        os.utime(other, (0, 0))
+        for resume in (True, False):
+            with pytest.raises(ValueError, match="01.wav would replace those of another .*a/01.w"):
+                run([other], out, resume=resume)
+    assert (out / "01.json").read_bytes() == before
+    soundfile.write(audio("a/01.wav"), samples, 8000)  # the same file, edited
+    os.utime(first, (0, 0))
+    assert "0 of 1 files are done" in run([first], out, resume=True)[1]
+    assert (out / "01.json").read_bytes() != before
+
+
+@pytest.mark.parametrize("content", ["{}", '{"audio": 3}', '{"audio": {"path": "x"}}', "[]", ""])
+def test_results_that_do_not_say_of_what_they_are_count_as_done(tmp_path, audio, content):
+    file, out = audio("a.wav"), tmp_path / "out"
+    assert not run([file], out)[0]
+    (out / "a.json").write_text(content)
+    assert "1 of 1 files are done" in run([file], out, resume=True)[1]
+    assert not run([file], out)[0]  # nor is it in the way
+
+
+def test_a_folder_that_takes_no_results_is_refused_before_anything_is_computed(
+    tmp_path, audio, monkeypatch
+):
+    files = [audio("a.wav")]
+    HalfAndHalf.calls.clear()
+    for into in (files[0], files[0] / "below"):
+        with pytest.raises(OSError, match="to this folder: there is a file in its place"):
+            run(files, into)
+
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(apply, "NamedTemporaryFile", lambda **_: Full())
+    with pytest.raises(OSError, match="out: results cannot be written .*: No space left") as error:
+        run(files, tmp_path / "out")
+    assert error.value.errno == errno.ENOSPC
+    assert not HalfAndHalf.calls
+
+
+def test_a_folder_is_left_as_it_was(tmp_path):
+    check_folder(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_disk_ends_it(tmp_path, audio, monkeypatch, number):
+    files = [audio(f"{name}.wav") for name in "abc"]
+    write = apply.write_json
+
+    def fail(content, path):
+        if path.stem == "b":
+            raise OSError(number, os.strerror(number))
+        write(content, path)
+
+    monkeypatch.setattr(apply, "write_json", fail)
+    HalfAndHalf.calls.clear()
+    with pytest.raises(OSError, match=r"stopped at .*b.wav, since .*; --resume") as error:
+        run(files, tmp_path / "out")
+    assert error.value.errno == number
+    assert HalfAndHalf.calls == ["a", "b"] and (tmp_path / "out" / "a.json").exists()
+
+
+def test_a_file_that_cannot_be_read_or_replaced_does_not_end_it(tmp_path, audio, monkeypatch):
+    files = [audio(f"{name}.wav") for name in "abc"]
+
+    def read(file):
+        if file.stem == "a":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return in_memory(file)
+
+    monkeypatch.setattr(apply, "in_memory", read)
+    (tmp_path / "out" / "b.json").mkdir(parents=True)
+    failures, _ = run(files, tmp_path / "out")
+    assert list(failures) == files[:2]
+    assert (tmp_path / "out" / "c.json").exists()
+
+
+def test_names_that_are_too_long_for_the_results_are_refused(tmp_path, audio):
+    fits = audio("ж" * 125 + ".wav")  # 250 bytes, and 5 of .json
+    assert not run([fits], tmp_path / "out", formats=FORMATS)[0]
+    assert len(list((tmp_path / "out").iterdir())) == len(FORMATS)
+    with pytest.raises(ValueError, match="of 251 bytes is too long .* have 250 and an ending"):
+        run([audio("a" * 251 + ".wav")], tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+
+
+def test_dollars_are_no_formulas(tmp_path, audio):
+    failures, _ = run([audio("cost$5_$6^.wav")], tmp_path / "out", formats=["png"])
+    assert not failures
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are UTF-16 elsewhere")
+def test_names_that_are_not_utf8(tmp_path, audio, monkeypatch):
+    try:
+        file = audio("talk.wav").rename(tmp_path / os.fsdecode(b"caf\xe9.wav"))
+    except OSError:
+        pytest.skip("the file system has names in UTF-8 alone")
+    monkeypatch.setattr(apply, "WeighterDiarization", HalfAndHalf)
+    failures, _ = run([file], tmp_path / "out", formats=FORMATS)
+    assert not failures
+    content = json.loads((tmp_path / "out" / f"{file.stem}.json").read_text("utf-8"))
+    assert content["uri"] == r"caf\udce9" and content["audio"]["path"].endswith(r"caf\udce9.wav")

@@ -175,6 +175,21 @@ def test_likes_of_other_recordings_are_told(tmp_path):
         name_results(read_results(paths), tmp_path / "named", likes)
 
 
+def test_likes_are_found_in_another_unicode_form(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    for path in paths:
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"uri": f"Cafe\u0301 {content['uri']}"}))
+    likes = {f"Caf\u00e9 {uri}": people for uri, people in present.items()}
+    summary = name_results(read_results(paths), tmp_path / "named", likes)
+    assert not summary.unused and set(summary.voices.names) == set(PEOPLE)
+    assert all(uri.startswith("Cafe\u0301") for uri in summary.matches)
+    other = tmp_path / "other.json"
+    other.write_text(paths[0].read_text().replace("e\\u0301", "\\u00e9"))
+    with pytest.raises(ValueError, match="are both of"):
+        read_results([*paths, other])
+
+
 def test_missing_and_double_results(tmp_path):
     paths, _ = write_results(tmp_path / "results", 2)
     with pytest.raises(FileNotFoundError, match="none.json: no such file"):

@@ -94,6 +94,34 @@ def test_apply_with_likes(tmp_path, audio, monkeypatch):
     assert given == [3]
 
 
+@pytest.mark.parametrize("name", ["foo", "cuda:99", "meta", ""])
+def test_devices_that_are_not_there_are_refused(tmp_path, audio, name):
+    arguments = ["apply", str(audio), "--into", str(tmp_path / "out"), "--device", name]
+    result = runner.invoke(app, arguments)
+    assert isinstance(result.exception, ValueError)
+    assert f"--device {name} cannot be used here" in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_folders_and_names_are_refused_before_the_models_are_loaded(tmp_path, audio):
+    other = tmp_path / "other" / "talk.wav"
+    other.parent.mkdir()
+    soundfile.write(other, np.ones(9000), 8000)
+    pipeline = ["--device", "cpu", "--pipeline", str(write_pipeline(tmp_path / "pipeline"))]
+    done = runner.invoke(app, ["apply", str(audio), "--into", str(tmp_path / "out"), *pipeline])
+    assert done.exit_code == 0
+
+    def refused(*arguments):
+        result = runner.invoke(app, ["apply", *map(str, arguments), "--pipeline", "none"])
+        return str(result.exception)
+
+    assert "to this folder: there is a file" in refused(audio, "--into", audio)
+    assert "those of another recording" in refused(other, "--into", tmp_path / "out")
+    long = tmp_path / ("a" * 251 + ".wav")
+    assert "too long for its results" in refused(long, "--into", tmp_path / "out")
+
+
 def test_help_of_apply_names_all_formats():
     options = get_command(app).commands["apply"].params
     (option,) = [option for option in options if option.name == "formats"]

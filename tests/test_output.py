@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import os
 import re
 
 import numpy as np
@@ -45,6 +46,24 @@ def test_atomic_leaves_old_content_when_writing_fails(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_atomic_writes_beside_the_file_under_a_short_name(tmp_path):
+    path = tmp_path / ("a" * 255)
+    with atomic(path) as unfinished, atomic(tmp_path / "b") as other:
+        assert unfinished.parent == tmp_path and unfinished != other
+        assert unfinished.name.startswith(".") and unfinished.suffix == ".unfinished"
+        unfinished.write_text("new")
+        other.write_text("other")
+    assert path.read_text() == "new"
+
+
+def test_names_of_files_that_are_not_utf8(tmp_path, diarization):
+    diarization.uri = os.fsdecode(b"caf\xe9 1")
+    write_json(to_json(diarization), tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["uri"] == r"caf\udce9 1"
+    write_rttm(diarization, tmp_path / "a.rttm")
+    assert list(load_rttm(tmp_path / "a.rttm")) == [r"caf\udce9_1"]
+
+
 def test_json_refuses_what_json_has_no_word_for(tmp_path):
     with pytest.raises(ValueError):
         write_json({"confidence": float("nan")}, tmp_path / "a.json")
@@ -82,6 +101,8 @@ def test_to_json(tmp_path, diarization):
     ]
     assert content["diarization"][0] == {"start": 0.5, "end": 2.0, "speaker": "Anna Lee"}
     assert len(content["exclusive_diarization"]) == 2
+    assert "audio" not in content
+    assert to_json(output, audio={"path": "a.wav"})["audio"] == {"path": "a.wav"}
 
 
 def test_legacy_output_and_confidences_by_position(diarization):

@@ -3,14 +3,19 @@
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
 
 from pyannote_weighter.plots import (
+    MAX_POINTS,
+    PIECE,
     _match_slots,
+    envelope,
     match_colors,
     plot_diarization,
     plot_weightings,
 )
+from pyannote_weighter.recording import InMemory
 
 PNG = b"\x89PNG"
 
@@ -104,3 +109,54 @@ def test_slots_are_matched_with_speakers(hypothesis):
     assert _match_slots(slots, hypothesis) == {2: "SPEAKER_00", 0: "SPEAKER_01"}
     shorter = SlidingWindowFeature(weightings[:15], window)  # than the reference
     assert _match_slots(shorter, hypothesis)[2] == "SPEAKER_00"
+
+
+@pytest.mark.parametrize("num_samples", [1, 10, 7999, 8000, 100_003])
+def test_envelope_is_of_whole_blocks(num_samples, monkeypatch):
+    monkeypatch.setattr("pyannote_weighter.plots.PIECE", 500)
+    samples = np.random.default_rng(0).standard_normal(num_samples)
+    found = envelope(InMemory(torch.from_numpy(samples)[None]))
+    size = max(1, num_samples // MAX_POINTS)
+    blocks = samples[: num_samples // size * size].reshape(-1, size)
+    assert np.array_equal(found.low, blocks.min(axis=1))
+    assert np.array_equal(found.high, blocks.max(axis=1))
+    assert found.num_samples == num_samples
+
+
+def test_long_recordings_are_read_piece_by_piece(tmp_path, hypothesis):
+    pieces = []
+
+    class Long:
+        num_samples = 40 * PIECE
+
+        def read(self, start, stop):
+            pieces.append((start, stop))
+            return torch.zeros(1, stop - start)
+
+    found = envelope(Long())
+    assert len(pieces) >= 40 and all(stop - start <= PIECE for start, stop in pieces)
+    assert all(a[1] == b[0] for a, b in zip(pieces, pieces[1:], strict=False))
+    assert len(found.low) == len(found.high) == MAX_POINTS
+    plot_diarization(tmp_path / "a.png", found, 16000, hypothesis)
+    assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+def test_dollars_are_no_formulas(tmp_path):
+    """Names and titles are shown as they are, not as mathematics."""
+    name, slots = "$5_$6^", SlidingWindow(start=0.0, duration=0.1, step=0.1)
+    one = Annotation()
+    one[Segment(0, 2)] = name
+    weightings = SlidingWindowFeature(np.ones((40, 1)), slots)
+    plot_diarization(
+        tmp_path / "a.png",
+        np.zeros(32000),
+        8000,
+        one,
+        reference=one,
+        weightings=weightings,
+        slots=weightings,
+        title=name,
+    )
+    plot_weightings(tmp_path / "b.png", weightings, one, title=name)
+    plot_weightings(tmp_path / "c.png", weightings, names={0: name})
+    assert len(list(tmp_path.iterdir())) == 3

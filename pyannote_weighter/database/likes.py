@@ -13,19 +13,46 @@ r"""The ``.likes`` format: which speakers somebody tagged in which file.
   and outside quotes ``\n`` and ``\r`` are line breaks only within quotes.
 - ``#`` at the start of an item begins a comment. Blank lines are skipped.
 - UTF-8, with or without a byte order mark.
+- A uri is the same however its accents are encoded (NFC or NFD): file names copied from macOS have
+  them apart from their letters, keyboards do not. Names of people are compared as they are.
 - A listed file without names is known to have no likes; about a file that is not listed
   nothing is known.
 """
 
 import codecs
 import os
+import unicodedata
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 _LINE_BREAKS = {"n": "\n", "r": "\r"}
 _WRITTEN = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _CURLY = "\u201c\u201d\u201e"  # what word processors make of a double quote
+
+
+def composed(uri: str) -> str:
+    """A uri in the Unicode form (NFC) in which uris are compared."""
+    return unicodedata.normalize("NFC", uri)
+
+
+def by_recording(likes: Mapping[str, Value]) -> dict[str, Value]:
+    """Likes by `composed` uri.
+
+    Raises
+    ------
+    ValueError
+        If a uri is there twice, in two Unicode forms.
+    """
+    found: dict[str, Value] = {}
+    for uri, names in likes.items():
+        if composed(uri) in found:
+            raise ValueError(f"likes list {uri!r} twice, in two Unicode forms. Keep one of them.")
+        found[composed(uri)] = names
+    return found
 
 
 def read_likes(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
@@ -75,12 +102,12 @@ def read_likes(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
         if not items:
             continue
         uri, *names = items
-        if uri in listed:
+        if (known := composed(uri)) in listed:
             raise ValueError(
-                f"{path}:{number}: {uri!r} is already listed in line {listed[uri]}. "
+                f"{path}:{number}: {uri!r} is already listed in line {listed[known]}. "
                 "Put all names of a file on one line."
             )
-        listed[uri] = number
+        listed[known] = number
         likes[uri] = tuple(dict.fromkeys(names))
     return likes
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from .likes import read_likes
+from .likes import by_recording, composed, read_likes
 
 
 class LikesLoader:
@@ -57,7 +57,7 @@ class LikesLoader:
             state = path.stat()
         except FileNotFoundError:
             return read_likes(path)[file["uri"]]  # raises the error that says what to do
-        return _read_cached(path, state.st_mtime_ns, state.st_size).get(file["uri"])
+        return _read_cached(path, state.st_mtime_ns, state.st_size).get(composed(file["uri"]))
 
     def _resolve(self, file: Mapping) -> Path:
         """Path of the ``.likes`` file for ``file``, templates filled in."""
@@ -78,4 +78,4 @@ class LikesLoader:
 # every file; the state of the file is part of the key, so an edited file is read again
 @lru_cache(maxsize=8)
 def _read_cached(path: Path, modified: int, size: int) -> dict[str, tuple[str, ...]]:
-    return read_likes(path)
+    return by_recording(read_likes(path))

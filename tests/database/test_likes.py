@@ -90,6 +90,14 @@ def test_uri_listed_twice_names_both_lines(tmp_path):
     assert str(error.value).startswith(f"{path}:4: 'ep1'")
 
 
+def test_uri_listed_twice_in_two_unicode_forms(tmp_path):
+    path = _file(tmp_path, "Caf\u00e9 Alice\nCafe\u0301 Bob\n")
+    with pytest.raises(ValueError, match=":2: .* already listed in line 1"):
+        read_likes(path)
+    people = _file(tmp_path, "ep1 Ren\u00e9 Rene\u0301\n")  # character by character
+    assert read_likes(people) == {"ep1": ("Ren\u00e9", "Rene\u0301")}
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.likes: no such .likes file"):
         read_likes(tmp_path / "nowhere.likes")

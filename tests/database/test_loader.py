@@ -17,6 +17,13 @@ def test_one_file(tmp_path):
     assert loader({"uri": "ep3"}) is None  # unknown
 
 
+@pytest.mark.parametrize("listed, uri", [("Caf\u00e9", "Cafe\u0301"), ("Cafe\u0301", "Caf\u00e9")])
+def test_other_unicode_forms_of_a_uri(tmp_path, listed, uri):
+    write_likes(tmp_path / "train.likes", {listed: ["Rene\u0301"]})
+    loader = LikesLoader(tmp_path / "train.likes")
+    assert loader({"uri": uri}) == ("Rene\u0301",) == loader({"uri": listed})  # as it is typed
+
+
 def test_reads_nothing_before_the_first_call(tmp_path):
     loader = LikesLoader(tmp_path / "later.likes")
     with pytest.raises(FileNotFoundError, match="later.likes"):
