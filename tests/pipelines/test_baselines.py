@@ -67,6 +67,7 @@ def test_shared_frames_give_the_same_embeddings(baselines, excerpt):
     for share in (False, True):
         pipeline = (load_baselines(share_frames=True) if share else baselines)["stock"]
         model = pipeline._embedding.model_
+        assert pipeline._embedding.min_num_samples > 0  # found out by trying, once
         inputs = []
         handle = model.head.register_forward_hook(lambda _, x, __, i=inputs: i.append(len(x[0])))
         audio = {key: excerpt[key] for key in ("uri", "waveform", "sample_rate")}
