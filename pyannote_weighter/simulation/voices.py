@@ -11,6 +11,8 @@ import soundfile
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import resample_poly
 
+from pyannote_weighter.audio import open_sound
+
 SAMPLE_RATE = 16000
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
@@ -174,7 +176,8 @@ def _read(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such recording")
     try:
-        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with open_sound(path) as sound:
+            samples, sample_rate = sound.read(dtype="float32", always_2d=True), sound.samplerate
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be read ({error}): remove or convert it") from error
     samples = samples.mean(axis=1)  # (num_samples,)
