@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pyannote_weighter.audio import (
     MAX_PHASES,
-    TOLERANCE,
     damaged,
     knows_its_length,
     load_waveform,
     open_sound,
 )
+from pyannote_weighter.mp3 import TOLERANCE
 
 FILTER_PERIODS = 6  # zero crossings of torchaudio's resampling filter, to either side
 ROLLOFF = 0.99  # of the same

@@ -345,8 +345,6 @@ def load_stock(
 
 
 def load_baselines(
-    threshold: float = THRESHOLD,
-    min_cluster_size: int = MIN_CLUSTER_SIZE,
     device: torch.device | str = "cpu",
     share_frames: bool = False,
 ) -> dict[str, ClusteredDiarization]:
@@ -355,10 +353,10 @@ def load_baselines(
     They keep segmentation, embeddings and frames in the file (`training` is set): give each of
     them the same dictionary, in the order in which they are returned.
 
+    Clusterings have the parameters that were best on other voices; `set_clustering` changes them.
+
     Parameters
     ----------
-    threshold, min_cluster_size
-        Parameters of the clustering of `stock` and `frame by frame`.
     device : torch.device or str
     share_frames : bool, optional
         Compute the frames of a window once for all its speakers. Embeddings are the same up to
@@ -372,14 +370,13 @@ def load_baselines(
     models = pretrained_models()
     models["embedding"].shares_frames = share_frames
     backbone = get_backbone("campplus").to(device)
-    agglomerative = {"threshold": threshold, "min_cluster_size": min_cluster_size}
     over_split = {"threshold": 0.5, "min_cluster_size": 1}
 
     baselines = {
-        "stock": StockDiarization(**models, **agglomerative),
+        "stock": StockDiarization(**models),
         "VBx": VBxDiarization(**models),
         "oracle": OracleDiarization(**models),
-        "frame by frame": FrameByFrameDiarization(**models, **agglomerative, backbone=backbone),
+        "frame by frame": FrameByFrameDiarization(**models, backbone=backbone),
         "frame by frame, over-split": FrameByFrameDiarization(
             **models,
             **over_split,
