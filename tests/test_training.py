@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from pyannote_weighter import training
 from pyannote_weighter.cli import app
+from pyannote_weighter.configuration import RECORD, read_config
 from pyannote_weighter.database import read_likes
 from pyannote_weighter.impostors import cosine_offset
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.pretrained import segmentation_path
 from pyannote_weighter.tasks import SpeakerLikes
-from pyannote_weighter.training import Checkpoints, read_config, train
+from pyannote_weighter.training import Checkpoints, train
 from pyannote_weighter.tuning import tune
 from tests.models.test_weighter import BACKBONE, ENCODERS
 from tests.tasks.conftest import InMemory, conversation, liked, reference
@@ -698,7 +699,7 @@ def test_runs_that_noted_nothing_are_resumed(tmp_path, untuned):
     lists = write_corpus(tmp_path / "corpus")
     into = tmp_path / "run"
     train(write_config(tmp_path, trainer=trainer_options(1)), into)
-    (into / training.RECORD).unlink()
+    (into / RECORD).unlink()
     with pytest.raises(ValueError, match=r"task.batch_size \(2, now 3\)"):
         train(write_config(tmp_path, task={"segmentation": None, "batch_size": 3}), into, True)
     longer = write_config(tmp_path, trainer=trainer_options(2))

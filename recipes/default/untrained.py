@@ -11,12 +11,12 @@ import lightning
 import torch
 from pyannote.database import registry
 
+from pyannote_weighter.configuration import read_config
 from pyannote_weighter.impostors import USUAL
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.protocols import find_protocol, load_registry
 from pyannote_weighter.tasks import SpeakerLikes
-from pyannote_weighter.training import read_config
 from pyannote_weighter.tuning import tune
 
 

@@ -17,6 +17,7 @@ from pyannote.audio.models.segmentation import PyanNet
 from pyannote.core import Segment
 
 from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.configuration import read_config
 from pyannote_weighter.linking import PARAMETERS
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import get_backbone, wespeaker
@@ -25,7 +26,6 @@ from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.tasks import SpeakerLikes
-from pyannote_weighter.training import read_config
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "backbones"
 if not RECIPES.is_dir():

@@ -1,0 +1,181 @@
+"""The configuration of a training: reading it, and what a run notes of it to be resumed by."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import yaml
+
+from pyannote_weighter.output import atomic
+
+SECTIONS = {
+    "protocol", "registry", "frames", "seed", "threads", "export", "early_stopping", "logger",
+    "pictures", "init", "model", "task", "trainer",
+}  # fmt: skip
+RECORD = "run.json"  # in the folder of a run: what must be the same where it is resumed
+REQUIRED = {"protocol", "registry"}
+MAY_CHANGE = (  # between a run and its resumption
+    "registry", "frames", "threads", "export", "early_stopping", "logger", "pictures",
+    "task.cache", "task.num_workers",
+    "trainer.accelerator", "trainer.enable_model_summary", "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
+    "trainer.precision",
+)  # fmt: skip
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2; in YAML 1.1 it would be text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_config(path: str | Path) -> dict:
+    """Read and check a training configuration.
+
+    Parameters
+    ----------
+    path : path
+        YAML file with the keys `protocol` (name) and `registry` (its database.yml), and
+        optionally `frames` (folder of cached frames), `seed`, `threads`, `export` (epoch that
+        becomes the pipeline: best or last), `early_stopping` (options of Lightning's
+        `EarlyStopping`, such as patience), `logger` (csv, or tensorboard beside it), `pictures`
+        (epochs between pictures of development files), `init` (Weighter that training starts
+        from: default, a pipeline folder or a checkpoint) or `model` (options of a new
+        `Weighter`), `task` (options of `SpeakerLikes`) and `trainer` (options of Lightning's
+        `Trainer`). Paths are relative to the YAML file.
+
+    Returns
+    -------
+    config : dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file, or the registry that it names, does not exist.
+    ValueError
+        If keys are missing or unknown, or a value is none of those that a key may have.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such training configuration; see recipes/default")
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected keys and values, such as `protocol: ...`")
+    config = {key: value for key, value in config.items() if value is not None}  # empty sections
+    if unknown := set(config) - SECTIONS:
+        raise ValueError(
+            f"{path}: unknown keys {', '.join(sorted(map(str, unknown)))}; "
+            f"known ones are {', '.join(sorted(SECTIONS))}"
+        )
+    if missing := REQUIRED - set(config):
+        raise ValueError(f"{path}: missing keys {', '.join(sorted(missing))}")
+    for key, values in {"export": ("best", "last"), "logger": ("csv", "tensorboard")}.items():
+        if config.get(key, values[0]) not in values:
+            raise ValueError(f"{path}: {key} is {config[key]!r}; it may be {' or '.join(values)}")
+    pictures = config.get("pictures", 1)
+    if not isinstance(pictures, int) or pictures < 1:
+        raise ValueError(f"{path}: pictures is {pictures!r}; it is a number of epochs, such as 5")
+    config["registry"] = path.parent / config["registry"]
+    if not config["registry"].is_file():
+        raise FileNotFoundError(
+            f"{path}: registry {config['registry']} does not exist: name a database.yml, "
+            "relative to the configuration"
+        )
+    if "frames" in config:
+        config["frames"] = path.parent / config["frames"]
+    if "init" in config:
+        if "model" in config:
+            raise ValueError(
+                f"{path}: init and model: a Weighter that exists has its options already; "
+                "give one of them"
+            )
+        if not isinstance(config["init"], str):
+            raise ValueError(
+                f"{path}: init is {config['init']!r}; it is `default`, a pipeline folder or a "
+                "checkpoint, relative to the configuration"
+            )
+    return config
+
+
+def _flatten(config: dict, prefix: str = "") -> dict:
+    """Nested keys joined by dots."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def portable(options: dict, config: Path, into: Path) -> dict:
+    """Options of a configuration whose paths are relative to the folder of the run."""
+    paths = {key: Path(options[key]) for key in ("registry", "frames") if key in options}
+    if options.get("init", "default") != "default":
+        paths["init"] = config.parent / options["init"]
+    return options | {key: _relative(path, into) for key, path in paths.items()}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    path = path.parent.resolve() / path.name  # through a link to a folder, .. leads elsewhere
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    except ValueError:  # on another drive of Windows
+        return str(path)
+
+
+def recorded(into: Path, config: Path) -> dict:
+    """What a run noted when it began: "config" and "data"; earlier versions noted less."""
+    noted, stored = into / RECORD, into / "config.yaml"
+    if noted.is_file():
+        return json.loads(noted.read_text(encoding="utf-8"))
+    if stored.is_file():
+        options = yaml.load(stored.read_text(encoding="utf-8"), Loader)
+        return {"config": portable(options, config, into)}  # `init` was as it was given
+    return {}
+
+
+def record(options: dict, data: list[dict], config: Path, into: Path) -> None:
+    """Note what `recorded` reads, and write a configuration that can be trained from again.
+
+    The user's own file stays as it is, if that is where the configuration would be written.
+    """
+    stored = into / "config.yaml"
+    if not (stored.is_file() and stored.samefile(config)):
+        with atomic(stored) as unfinished:
+            unfinished.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+    with atomic(into / RECORD) as unfinished:
+        text = json.dumps({"config": options, "data": data}, indent=2)
+        unfinished.write_text(text + "\n", encoding="utf-8")
+
+
+def check_same(path: Path, options: dict, was: dict, into: Path) -> None:
+    """Refuse to resume with options that would not go on with the same training."""
+    was, given, unset = _flatten(was), _flatten(options), "not set"  # which is not null
+    if "init" in was and "init" in given and not (into / was["init"]).exists():
+        # the run was moved, or what it began with is gone
+        if Path(was["init"]).name == Path(given["init"]).name:
+            was["init"] = given["init"]
+    differing = [
+        f"{key} ({was.get(key, unset)}, now {given.get(key, unset)})"
+        for key in sorted(was.keys() | given.keys())
+        if was.get(key, unset) != given.get(key, unset)
+        and not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
+    ]
+    if differing:
+        raise ValueError(
+            f"{path}: {into} was trained otherwise: {', '.join(differing)}. Set them "
+            "as they were (the seed: with --seed), or train into another folder without --resume. "
+            f"What may change: {', '.join(MAY_CHANGE)}"
+        )
