@@ -12,7 +12,7 @@ import yaml
 from pyannote.audio import Model, Pipeline
 from typer.testing import CliRunner
 
-from pyannote_weighter import training
+from pyannote_weighter import configuration, training
 from pyannote_weighter.cli import app
 from pyannote_weighter.configuration import RECORD, read_config
 from pyannote_weighter.database import read_likes
@@ -747,7 +747,7 @@ def test_paths_through_a_link(tmp_path):
     (tmp_path / "database.yml").touch()
     into = tmp_path / "runs" / "mine"
     into.mkdir()
-    path = training._relative(tmp_path / "database.yml", into)
+    path = configuration._relative(tmp_path / "database.yml", into)
     assert not Path(path).is_absolute() and (into / path).is_file()
 
 
