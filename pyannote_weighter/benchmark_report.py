@@ -135,7 +135,8 @@ def markdown(results: dict) -> str:
     ]
     lines += errors_table(systems)
     lines += ["", *_counts(systems), "", *_paired(systems), "", *_several_pipelines(systems)]
-    if results["environment"].get("baselines") != SHARED:
+    environment = results["environment"]
+    if environment.get("baselines") != SHARED and environment.get("device", "cpu") == "cpu":
         lines += ["CPU seconds per hour of audio:", "", *seconds_table(systems), ""]
     lines += _notes(results)
     return "\n".join(lines).rstrip() + "\n"
@@ -254,6 +255,8 @@ def _notes(results: dict) -> list[str]:
     environment = dict(results["environment"])
     if shared := environment.pop("baselines", None):
         lines.append(f"- baselines: frames {shared}, which costs less than stock: no times given")
+    if environment.get("device", "cpu") != "cpu":
+        lines.append("- no times given: those of a GPU are not in the time of the CPU")
     environment = ", ".join(f"{key} {value}" for key, value in environment.items())
     lines.append(f"- {environment}")
     left_out = len(results["order"]) - len(results["summary"]["files"])

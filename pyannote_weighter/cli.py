@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 Into = Annotated[Path, typer.Option(help="Folder to write to; made if missing.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 Results = Annotated[
     list[Path], typer.Argument(help="JSON that `apply` wrote.", metavar="RESULT...")
 ]
@@ -279,17 +279,21 @@ def _device(name: str) -> str:
         return name
     import torch
 
+    device = name
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name).item()
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # of devices that this torch is not built for
         reason = str(error).partition("\n")[0]
+        if name == "auto":
+            typer.echo(f"the GPU cannot be used ({reason}): computing on the CPU", err=True)
+            return "cpu"
         raise ValueError(
             f"--device {name} cannot be used here ({reason}): choose auto or cpu, or a GPU that "
-            "PyTorch finds (cuda, cuda:1, mps)"
+            "PyTorch finds (cuda, cuda:1)"
         ) from None
-    return name
+    return device
 
 
 def _quiet() -> None:

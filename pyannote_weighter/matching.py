@@ -157,10 +157,11 @@ def soft_match_likes(
         As in `match_likes`, or where the temperature is not above 0.
     """
     files = distinct_likes(confidence, log_posteriors, likes)
-    cost = _cost(confidence, log_posteriors, files)
-    num_likes = torch.tensor([len(speakers) for speakers in files], device=cost.device)
-    soft = sinkhorn(cost, num_likes, temperature)
-    index = torch.nn.utils.rnn.pad_sequence(files, batch_first=True).to(cost.device)
+    num_likes = torch.tensor([len(speakers) for speakers in files])
+    # thousands of steps on a few numbers: not for a GPU
+    soft = sinkhorn(_cost(confidence, log_posteriors, files).cpu(), num_likes, temperature)
+    soft = soft.to(log_posteriors.device)
+    index = torch.nn.utils.rnn.pad_sequence(files, batch_first=True).to(soft.device)
     index = index.unsqueeze(1).expand_as(soft)
     # padding adds its zeros to the first speaker
     return soft.new_zeros(log_posteriors.shape).scatter_add_(-1, index, soft)

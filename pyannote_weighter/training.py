@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pyannote.audio import Model
+from pyannote.audio.utils.reproducibility import fix_reproducibility
 from pyannote.database import registry
 
 from pyannote_weighter.callbacks import Checkpoints, Pictures, seed_batches
@@ -146,11 +147,13 @@ def train(
     if isinstance(trainer.strategy, DDPStrategy):  # a batch may leave parts of the model unused
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # these are of one process
+    device = trainer.strategy.root_device
+    fix_reproducibility(device)  # the same arithmetic, whether frames are computed or read
     if trainer.is_global_zero:
         record(stored, data, config, into)
     else:  # help the first process, which does so in `fit` and tells what is wrong
         with suppress(OSError, ValueError), warnings.catch_warnings(action="ignore"):
-            model.to(trainer.strategy.root_device).prepare_data()
+            model.to(device).prepare_data()
     try:
         trainer.fit(model, ckpt_path=last if resume else None, weights_only=False)
     except MisconfigurationException as error:  # fewer epochs than were trained, for instance
@@ -164,7 +167,7 @@ def train(
     folder = into / "pipeline"
     if trainer.is_global_zero:
         _suggest(model.task.missing, into / "missing.likes")
-        _export(checkpoints, options.get("export", "best"), model.task, folder)
+        _export(checkpoints, options.get("export", "best"), model.task, folder, device)
     return folder
 
 
@@ -224,7 +227,13 @@ def _loggers(into: Path, name: str) -> list[Logger]:
     return loggers
 
 
-def _export(checkpoints: Checkpoints, wanted: str, task: SpeakerLikes, folder: Path) -> None:
+def _export(
+    checkpoints: Checkpoints,
+    wanted: str,
+    task: SpeakerLikes,
+    folder: Path,
+    device: torch.device,
+) -> None:
     """Make the pipeline from one of the checkpoints; say, and write, from which and why."""
     num_epochs = torch.load(checkpoints.last, map_location="cpu", weights_only=False)["epoch"] + 1
     exported, epoch, path, best = "last", num_epochs, checkpoints.last, checkpoints.best
@@ -238,7 +247,7 @@ def _export(checkpoints: Checkpoints, wanted: str, task: SpeakerLikes, folder: P
         exported, epoch, path = "best", best["epoch"], checkpoints.best_path
         extreme = "lowest" if checkpoints.mode == "min" else "highest"
         why = f"{extreme} {best['metric']} of the development files, {best['value']:.4f}"
-    trained = Model.from_pretrained(path)
+    trained = Model.from_pretrained(path).to(device)  # Lightning has moved the other one away
     development = list(task.protocol.development()) if task.has_validation else []
     offset = cosine_offset(trained, task.training_samples(MOST_FILES))
     options = {"cosine_offset": offset} | _segmentation(task)

@@ -72,7 +72,7 @@ def tune(
         list(zip(samples, files, strict=True)), description="weightings", transient=True
     ):
         sample["count"], sample["windows"] = sample["count"].numpy(), Windows()
-        sample["local"] = None if file is None else _local_speakers(task, file)
+        sample["local"] = None if file is None else _local_speakers(task, file, model.device)
         sample["slots"] = pipeline.attribution.weigh(
             sample["frames"].float(), sample["count"], sample["windows"], sample["local"]
         )
@@ -102,11 +102,13 @@ def tune(
     return parameters | {"weighter": best[1]}
 
 
-def _local_speakers(task: SpeakerLikes, file: ProtocolFile) -> LocalSpeakers | None:
+def _local_speakers(
+    task: SpeakerLikes, file: ProtocolFile, device: torch.device
+) -> LocalSpeakers | None:
     """Segment a file as the task did, which kept no more than the count."""
     if task.segmentation is None:
         return None
     segmentation = segmentation_inference(
         get_segmentation(task.segmentation), step=task.segmentation_step
     )
-    return count_speakers(segmentation.to(task.model.device), file)[2]
+    return count_speakers(segmentation.to(device), file)[2]

@@ -43,6 +43,14 @@ def results() -> dict:
     }
 
 
+def test_no_times_of_a_gpu(results):
+    results["summary"] = summarize(results)
+    assert "CPU seconds" in markdown(results)
+    results["environment"]["device"] = "cuda"
+    page = markdown(results)
+    assert "CPU seconds" not in page and "no times given" in page
+
+
 def test_summary_pools_files_that_all_systems_have_done(results):
     summary = summarize(results)
     assert summary["files"] == ["a", "b"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -102,6 +103,24 @@ def test_devices_that_are_not_there_are_refused(tmp_path, audio, name):
     assert f"--device {name} cannot be used here" in str(result.exception)
     assert "\n" not in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_that_cannot_be_used_is_left_alone(tmp_path, audio, monkeypatch):
+    """It is there, but full, or of a kind that this PyTorch was not built for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    zeros = torch.zeros
+
+    def full(*size, device="cpu", **options):
+        if str(device) == "cuda":
+            raise RuntimeError("CUDA error: out of memory")
+        return zeros(*size, device=device, **options)
+
+    monkeypatch.setattr(torch, "zeros", full)
+    arguments = ["apply", str(audio), "--into", str(tmp_path / "out")]
+    arguments += ["--pipeline", str(write_pipeline(tmp_path / "pipeline"))]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "the GPU cannot be used (CUDA error: out of memory)" in result.output
 
 
 def test_bad_folders_and_names_are_refused_before_the_models_are_loaded(tmp_path, audio):

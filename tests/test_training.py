@@ -826,3 +826,30 @@ def test_mixed_precision(corpus, tmp_path, untuned, encoder):
         not torch.equal(value, trained["32-true"][name])
         for name, value in trained["bf16-mixed"].items()
     )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    "precision, task",
+    [
+        ("32-true", {"supervision": "both", "num_workers": 1}),
+        ("bf16-mixed", {"lambda_": "auto", "wrong_likes": 0.1}),
+        ("16-mixed", {"assignment": "sinkhorn", "loss": "softmax"}),
+        ("32-true", {"loss": "role"}),
+    ],
+)
+@needs_segmentation
+def test_on_a_gpu(tmp_path, sample_audio, precision, task):
+    """Trained, resumed, used on a GPU and on the CPU."""
+    write_corpus(tmp_path / "corpus")
+    changes = {
+        "protocol": "TrainedTones.SpeakerDiarization.Both",
+        "task": {"batch_size": 2} | task,
+    }
+    trainer = {"accelerator": "gpu", "precision": precision, "enable_model_summary": False}
+    for epochs in (1, 2):
+        config = write_config(tmp_path, trainer=trainer | {"max_epochs": epochs}, **changes)
+        folder = train(config, tmp_path / "run", resume=epochs > 1)
+    for device in ("cuda", "cpu"):
+        pipeline = Pipeline.from_pretrained(folder).to(torch.device(device))
+        assert pipeline(sample_audio).speaker_diarization.uri == "sample"

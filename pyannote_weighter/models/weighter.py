@@ -329,6 +329,12 @@ class Weighter(Model):
             self.backbone.eval()
         return self
 
+    def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
+        """Move what the network sees; what it is compared with is needed on the CPU first."""
+        if not isinstance(batch, dict):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over what is trainable, unless the task has its own way."""
         if hasattr(self.task, "configure_optimizers"):

@@ -54,7 +54,7 @@ class Rows:
             If the disk is full.
         """
         # torch uses vector instructions for half precision, numpy does not
-        values = rows.detach().cpu().to(self.precision).contiguous().numpy()
+        values = rows.detach().to(self.precision).cpu().contiguous().numpy()
         self.file.seek(0, os.SEEK_END)
         try:
             self.file.write(values.data)

@@ -20,9 +20,11 @@ def activity_loss(activity: Tensor, count: Tensor, mask: Tensor, step: int) -> T
     step : int
         Frames in a step: the frame in its middle tells, or the last one of the file.
     """
-    first = torch.arange(0, count.shape[1], step)  # (S,)
+    count, mask = count.to(activity.device), mask.to(activity.device)
+    first = torch.arange(0, count.shape[1], step, device=activity.device)  # (S,)
     lengths = mask.sum(dim=1, keepdim=True)  # (B, 1)
     middle = torch.minimum(first + step // 2, lengths - 1)  # (B, S)
     target = count.gather(1, middle).clamp_max(len(ACTIVITY) - 1).long()
-    target = target.masked_fill(~mask[:, first], -100).to(activity.device)
-    return torch.nn.functional.cross_entropy(activity.transpose(1, 2), target)
+    target = target.masked_fill(~mask[:, first], -100)
+    # of two dimensions: of three it has no deterministic gradient on a GPU
+    return torch.nn.functional.cross_entropy(activity.flatten(0, 1), target.flatten())

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 from pyannote.audio import Inference
+from pyannote.audio.utils.reproducibility import fix_reproducibility
 from pyannote.database import ProtocolFile
 from rich.progress import Progress
 
@@ -68,6 +69,7 @@ class Extractor:
             From reading audio, or of audio without a frame; the message names the file.
         """
         backbone, rate = self.model.backbone, self.model.hparams.sample_rate
+        fix_reproducibility(self.model.device)  # frames of a GPU are those of a CPU, but rounded
         waveform = load_waveform(file, sample_rate=rate)  # (1, S)
         num_frames = backbone.num_frames(waveform.shape[1])
         if not num_frames:

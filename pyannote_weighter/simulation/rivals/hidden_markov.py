@@ -1,5 +1,7 @@
 """Hidden Markov model by expectation maximisation, of hmmlearn."""
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -67,10 +69,13 @@ def sticky_hmm(
     for sequence, variance, first in zip(
         frames.cpu().numpy(), noise_variance(frames).tolist(), active.cpu().numpy(), strict=True
     ):
-        runs = [
-            _fit(sequence, variance, first[:, run], transition, weight)
-            for run in range(first.shape[1])
-        ]
+        with warnings.catch_warnings():
+            # hmmlearn 0.3.3 sets the shape of arrays, which NumPy 2.5 deprecates
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="hmmlearn")
+            runs = [
+                _fit(sequence, variance, first[:, run], transition, weight)
+                for run in range(first.shape[1])
+            ]
         posterior, _ = max(runs, key=lambda run: run[1])
         labels.append(posterior.argmax(1))
     return torch.from_numpy(np.stack(labels))
