@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from pyannote.audio.utils.receptive_field import conv1d_num_frames
 from torchaudio.compliance.kaldi import get_mel_banks
 
+from pyannote_weighter.weighting import full_precision
+
 FRAME_LENGTH = 0.025  # seconds
 FRAME_SHIFT = 0.010  # seconds
 PREEMPHASIS = 0.97
@@ -58,6 +60,7 @@ class KaldiFbank(nn.Module):
         Returns
         -------
         fbank : (batch, frames, num_mel_bins) torch.Tensor
+            Computed in float32 under autocast too: half precision holds no energies.
 
         Raises
         ------
@@ -70,16 +73,17 @@ class KaldiFbank(nn.Module):
                 f"{self.window_size} samples: pad it or leave it out"
             )
 
-        windows = waveforms.unfold(-1, self.window_size, self.window_shift)
-        # (batch, frames, window_size)
-        windows = windows - windows.mean(dim=-1, keepdim=True)
-        emphasized = windows.clone()  # in place from here on: new pages of memory take longer
-        emphasized[..., 1:].sub_(windows[..., :-1], alpha=PREEMPHASIS)
-        emphasized[..., 0].mul_(1.0 - PREEMPHASIS)
+        with torch.autocast(waveforms.device.type, enabled=False):
+            windows = full_precision(waveforms).unfold(-1, self.window_size, self.window_shift)
+            # (batch, frames, window_size)
+            windows = windows - windows.mean(dim=-1, keepdim=True)
+            emphasized = windows.clone()  # in place from here on: new pages of memory take longer
+            emphasized[..., 1:].sub_(windows[..., :-1], alpha=PREEMPHASIS)
+            emphasized[..., 0].mul_(1.0 - PREEMPHASIS)
 
-        spectrum = torch.fft.rfft(emphasized.mul_(self.window), n=self.fft_size)
-        power = spectrum.real.square() + spectrum.imag.square()
-        # (batch, frames, fft_size / 2 + 1)
-        energies = power @ self.filters
-        # (batch, frames, num_mel_bins)
-        return energies.clamp_min(torch.finfo(energies.dtype).eps).log()
+            spectrum = torch.fft.rfft(emphasized.mul_(self.window), n=self.fft_size)
+            power = spectrum.real.square() + spectrum.imag.square()
+            # (batch, frames, fft_size / 2 + 1)
+            energies = power @ self.filters
+            # (batch, frames, num_mel_bins)
+            return energies.clamp_min(torch.finfo(energies.dtype).eps).log()

@@ -141,6 +141,27 @@ def test_blocks_of_windows_change_nothing(backbone, window, step, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_mixed_precision_pools_the_same(backbone, half):
+    torch.manual_seed(0)
+    frames = torch.randn(2, 53, backbone.frame_dimension) + 3
+    weights = torch.rand(2, 4, 53)
+    windows = frames, weights[:, 0], 25, 5
+    embeddings, of_windows = backbone.embed(frames, weights), backbone.embed_windows(*windows)
+    with torch.autocast("cpu", dtype=half):
+        assert torch.equal(backbone.embed(frames, weights), embeddings)
+        assert torch.equal(backbone.embed_windows(*windows), of_windows)
+
+
+def test_blocks_fit_the_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 1)
+    assert pooling.values_at_once(cpu) == 2**18 and pooling.values_at_once(cuda) == 2**24
+    assert base.windows_at_once(cpu, 512) == base.windows_at_once(cpu, 2**30) == 256
+    assert base.windows_at_once(cuda, 512) == 8192
+    assert base.windows_at_once(cuda, 4 * 512) == 2048  # memory is the same for a batch
+    assert base.windows_at_once(cuda, 2**30) == 256
+
+
 @pytest.mark.parametrize("num_frames", [1300, 53, 3])
 @pytest.mark.parametrize("half", [False, True])
 def test_windows_from_a_summary(backbone, num_frames, half):

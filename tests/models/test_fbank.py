@@ -36,5 +36,15 @@ def test_gradients():
     assert fbank(waveforms).shape == (2, 3, 4) and torch.autograd.gradcheck(fbank, waveforms)
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_mixed_precision_changes_nothing(half):
+    torch.manual_seed(0)
+    waveforms = 1e-3 * torch.randn(2, 4000)
+    for given in (waveforms, waveforms.to(half)):
+        expected = KaldiFbank()(given.float())
+        with torch.autocast("cpu", dtype=half):
+            assert torch.equal(KaldiFbank()(given), expected)
+
+
 def test_no_state():
     assert not KaldiFbank().state_dict()

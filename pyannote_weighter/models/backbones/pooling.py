@@ -12,6 +12,13 @@ RESOLUTION = 1e-6  # differences of squares in float32 resolve no less, relative
 NO_WEIGHT = 1e-12
 BLOCK = 2**18
 """Values worked on at once: what is small enough for the caches is several times faster."""
+CUDA_BLOCK = 2**24
+"""The same on a GPU, where fewer launches are faster: 64 MB in float32, three such at a time."""
+
+
+def values_at_once(device: torch.device) -> int:
+    """Values that sums over frames work on at once on that device."""
+    return CUDA_BLOCK if device.type == "cuda" else BLOCK
 
 
 def sum_steps(
@@ -36,7 +43,8 @@ def sum_steps(
     sums, squares : (batch, ceil(frames / step), channels) torch.Tensor
         `squares` is None unless `deviation`.
     """
-    block = max(1, BLOCK // (step * frames.shape[0] * frames.shape[2])) * step
+    at_once = values_at_once(frames.device)
+    block = max(1, at_once // (step * frames.shape[0] * frames.shape[2])) * step
     sums, squares = [], []
     for number, part in enumerate(frames.split(block, dim=1)):
         part = full_precision(part) - center
@@ -52,9 +60,11 @@ def sum_steps(
         weight = weights[:, number * block : (number + 1) * block].to(part.dtype)
         weight = F.pad(weight, (0, missing))
         weight = weight.unflatten(1, (-1, step)).unsqueeze(2)  # (B, S, 1, step)
-        sums.append((weight @ part).squeeze(2))
-        if deviation:
-            squares.append((weight @ part.square()).squeeze(2))
+        # differences of these sums are taken: half precision would leave nothing of them
+        with torch.autocast(part.device.type, enabled=False):
+            sums.append((weight @ part).squeeze(2))
+            if deviation:
+                squares.append((weight @ part.square()).squeeze(2))
     return torch.cat(sums, dim=1), torch.cat(squares, dim=1) if deviation else None
 
 
@@ -95,7 +105,7 @@ def weigh_steps(
 def center_of(frames: Tensor) -> Tensor:
     """(batch, 1, channels) mean of (batch, frames, channels), without gradient."""
     frames = frames.detach()
-    block = max(1, BLOCK // (frames.shape[0] * frames.shape[2]))
+    block = max(1, values_at_once(frames.device) // (frames.shape[0] * frames.shape[2]))
     sums = [full_precision(part).sum(dim=1, keepdim=True) for part in frames.split(block, dim=1)]
     return torch.cat(sums, dim=1).sum(dim=1, keepdim=True) / frames.shape[1]
 

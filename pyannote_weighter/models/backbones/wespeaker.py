@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import torch
 from pyannote.audio import Model
 from pyannote.audio.models.embedding.wespeaker import BaseWeSpeakerResNet, WeSpeakerResNet34
 from torch import Tensor
 
 from pyannote_weighter.models.backbones.base import Backbone
+from pyannote_weighter.weighting import full_precision
 
 HUB_NAME = "pyannote/wespeaker-voxceleb-resnet34-LM"
 
@@ -55,11 +57,12 @@ class WeSpeakerBackbone(Backbone):
     def embed_statistics(self, statistics: Tensor) -> Tensor:
         """(batch, items, 5120) to (batch, items, 256)."""
         resnet = self.model.resnet
-        embeddings = resnet.seg_1(statistics)
-        if not resnet.two_emb_layer:
-            return embeddings
-        normalised = resnet.seg_bn_1(embeddings.relu().transpose(1, 2)).transpose(1, 2)
-        return resnet.seg_2(normalised)
+        with torch.autocast(statistics.device.type, enabled=False):
+            embeddings = resnet.seg_1(full_precision(statistics))
+            if not resnet.two_emb_layer:
+                return embeddings
+            normalised = resnet.seg_bn_1(embeddings.relu().transpose(1, 2)).transpose(1, 2)
+            return resnet.seg_2(normalised)
 
 
 def _load(checkpoint: str | Path) -> BaseWeSpeakerResNet:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyannote_weighter.weighting import full_precision
+
 EPS = 1e-6
 
 
@@ -317,57 +319,61 @@ class SlotRefiner(nn.Module):
         heads : list of (B, T, N) tensors or None
             Y after each round, values in [0, 1], if there is a second head.
         """
-        # (B, N, T) inside: sums over time, and convolutions, are of values that lie side by side
-        vectors = F.normalize(self.project(self.norm(windows)), dim=-1)  # (B, T, D)
-        temperature = self.log_temperature.exp()
-        if start is None:
-            cosine = self.start(vectors, single) @ vectors.transpose(1, 2)  # (B, N, T)
-            posterior = (temperature[0] * cosine).softmax(dim=1)
-        else:
-            posterior = start.transpose(1, 2) / start.sum(dim=-1).clamp_min(EPS)[:, None]
-        identity = torch.eye(posterior.shape[1], device=vectors.device, dtype=vectors.dtype)
-        total = single.sum(dim=1, keepdim=True).clamp_min(EPS)  # (B, 1)
+        windows, speech, single = map(full_precision, (windows, speech, single))
+        start, inside = (None if x is None else full_precision(x) for x in (start, inside))
+        # cosines are multiplied by about 20: half precision would choose and weigh otherwise
+        with torch.autocast(windows.device.type, enabled=False):
+            # (B, N, T) inside: sums over time, and convolutions, are of values side by side
+            vectors = F.normalize(self.project(self.norm(windows)), dim=-1)  # (B, T, D)
+            temperature = self.log_temperature.exp()
+            if start is None:
+                cosine = self.start(vectors, single) @ vectors.transpose(1, 2)  # (B, N, T)
+                posterior = (temperature[0] * cosine).softmax(dim=1)
+            else:
+                posterior = start.transpose(1, 2) / start.sum(dim=-1).clamp_min(EPS)[:, None]
+            identity = torch.eye(posterior.shape[1], device=vectors.device, dtype=vectors.dtype)
+            total = single.sum(dim=1, keepdim=True).clamp_min(EPS)  # (B, 1)
 
-        embedding = embed((posterior * speech[:, None]).transpose(1, 2))  # (B, N, D)
-        weightings, embeddings, heads = [], [], []
-        skipped = 0 if last is None else max(0, self.num_rounds - last)
-        for r in range(skipped, self.num_rounds):
-            held = posterior * single[:, None]  # (B, N, T)
-            mass = held.sum(dim=2)  # (B, N)
-            share = mass / total
-            sums = held @ vectors  # (B, N, D)
-            means = F.normalize(sums, dim=-1, eps=EPS)
-            cohesion = (sums * means).sum(dim=-1) / mass.clamp_min(EPS)  # (B, N)
-            cosine = means @ vectors.transpose(1, 2)  # (B, N, T)
-            nearest = means @ means.transpose(1, 2) - 2 * identity  # (B, N, N)
-            bias = self.competition(
-                means,
-                F.normalize(embedding, dim=-1, eps=EPS),
-                share,
-                cohesion,
-                mass * self.window_step,
-            )  # (B, N)
-            prior = self.share_weight[r] * (share + 1e-3).log() + bias  # (B, N)
-            near = self.average(cosine.transpose(1, 2), single, inside).transpose(1, 2)
-            scores = temperature[r + 1] * near + prior[..., None]  # (B, N, T)
-            evidence = torch.stack(
-                [
-                    (scores - scores.amax(dim=1, keepdim=True)).clamp_min(-10) / 5,
-                    posterior,
-                    near - cosine,
-                    ((share + 1e-3).log() / 5)[..., None].expand_as(cosine),
-                    nearest.amax(dim=-1)[..., None].expand_as(cosine),
-                    cohesion[..., None].expand_as(cosine),
-                    single[:, None].expand_as(cosine),
-                ],
-                dim=2,
-            ).permute(0, 3, 1, 2)  # (B, T, N, 7)
-            scores = scores + self.smoother(evidence, inside).transpose(1, 2)
-            posterior = scores.softmax(dim=1)
-            weightings.append((posterior * speech[:, None]).transpose(1, 2))
-            if self.second is not None:
-                heads.append(torch.sigmoid(self.second(evidence, inside)))
-            if finish or r + 1 < self.num_rounds:
-                embedding = embed(weightings[-1])
-                embeddings.append(embedding)
-        return weightings, embeddings, heads or None
+            embedding = embed((posterior * speech[:, None]).transpose(1, 2))  # (B, N, D)
+            weightings, embeddings, heads = [], [], []
+            skipped = 0 if last is None else max(0, self.num_rounds - last)
+            for r in range(skipped, self.num_rounds):
+                held = posterior * single[:, None]  # (B, N, T)
+                mass = held.sum(dim=2)  # (B, N)
+                share = mass / total
+                sums = held @ vectors  # (B, N, D)
+                means = F.normalize(sums, dim=-1, eps=EPS)
+                cohesion = (sums * means).sum(dim=-1) / mass.clamp_min(EPS)  # (B, N)
+                cosine = means @ vectors.transpose(1, 2)  # (B, N, T)
+                nearest = means @ means.transpose(1, 2) - 2 * identity  # (B, N, N)
+                bias = self.competition(
+                    means,
+                    F.normalize(embedding, dim=-1, eps=EPS),
+                    share,
+                    cohesion,
+                    mass * self.window_step,
+                )  # (B, N)
+                prior = self.share_weight[r] * (share + 1e-3).log() + bias  # (B, N)
+                near = self.average(cosine.transpose(1, 2), single, inside).transpose(1, 2)
+                scores = temperature[r + 1] * near + prior[..., None]  # (B, N, T)
+                evidence = torch.stack(
+                    [
+                        (scores - scores.amax(dim=1, keepdim=True)).clamp_min(-10) / 5,
+                        posterior,
+                        near - cosine,
+                        ((share + 1e-3).log() / 5)[..., None].expand_as(cosine),
+                        nearest.amax(dim=-1)[..., None].expand_as(cosine),
+                        cohesion[..., None].expand_as(cosine),
+                        single[:, None].expand_as(cosine),
+                    ],
+                    dim=2,
+                ).permute(0, 3, 1, 2)  # (B, T, N, 7)
+                scores = scores + self.smoother(evidence, inside).transpose(1, 2)
+                posterior = scores.softmax(dim=1)
+                weightings.append((posterior * speech[:, None]).transpose(1, 2))
+                if self.second is not None:
+                    heads.append(torch.sigmoid(self.second(evidence, inside)))
+                if finish or r + 1 < self.num_rounds:
+                    embedding = embed(weightings[-1])
+                    embeddings.append(embedding)
+            return weightings, embeddings, heads or None

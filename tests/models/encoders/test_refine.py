@@ -40,6 +40,21 @@ def test_finds_planted_speakers_untrained():
     assert [slots[turns.index(t)] for t in turns] == slots
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_mixed_precision_changes_nothing(half):
+    torch.manual_seed(0)
+    refiner = SlotRefiner(24, num_slots=3, dimension=12, second_head=True)
+    windows, speech = torch.randn(2, 60, 24), torch.rand(2, 60).to(half)
+    embed, inside = mean_of(windows), torch.ones(2, 60)
+    for start in (None, torch.rand(2, 60, 4)):
+        # `embed` is asked in full precision too, weightings given in half precision are turned
+        expected = refiner(windows, speech.float(), speech.float(), embed, inside, start)
+        with torch.autocast("cpu", dtype=half):
+            found = refiner(windows, speech, speech, embed, inside, start)
+        for some, others in zip(found, expected, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
 def test_starts_are_far_apart_and_usable():
     torch.manual_seed(0)
     windows = F.normalize(planted([0, 1, 2, 3]), dim=-1)
