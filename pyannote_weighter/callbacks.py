@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, LambdaCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from pyannote.core import Annotation, Segment, SlidingWindowFeature
 from torch import Tensor
 
 from pyannote_weighter.matching import assign
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.plots import plot_weightings
+from pyannote_weighter.tasks.prepared import development_id
 from pyannote_weighter.tasks.samples import collate
 
 
@@ -27,7 +29,8 @@ class Checkpoints(Checkpoint):
 
     Of epochs that are equally good the later one is kept, since metrics of few files saturate.
     What is best so far is read from `best.ckpt` itself, so that a kill between the two files does
-    no harm.
+    no harm. Values are compared on the same development files only: where these were changed,
+    epochs before count no longer, neither here nor in early stopping.
 
     Parameters
     ----------
@@ -42,15 +45,35 @@ class Checkpoints(Checkpoint):
         self.metric, self.mode = metric, mode
         self.best: dict | None = None
         self.value = math.nan  # of this epoch
+        # digests of development files: these, and those of `best.ckpt` and of what is resumed
+        self.development = self.best_on = self.resumed_on = None
         if self.best_path.is_file():
             stored = torch.load(self.best_path, map_location="cpu", weights_only=False)
-            stored = stored["callbacks"][self.state_key]["best"]
-            if stored["metric"] == metric:
-                self.best = stored
+            stored = stored["callbacks"][self.state_key]
+            if stored["best"]["metric"] == metric:
+                self.best, self.best_on = stored["best"], stored.get("development")
 
     def state_dict(self) -> dict:
-        """What is best so far: metric, value, and epoch, counted from 1."""
-        return {"best": self.best}
+        """What is best so far: metric, value, and epoch, counted from 1; on which files."""
+        return {"best": self.best, "development": self.development}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Note which files the run was judged on that goes on; earlier versions did not tell."""
+        self.resumed_on = state.get("development")
+
+    def on_fit_start(self, trainer: lightning.Trainer, model: Weighter) -> None:
+        """Forget values of other development files."""
+        self.development = development_id(model.task.prepared_data["development"])
+        if self.best is not None and self.best_on not in (None, self.development):
+            rank_zero_warn(
+                f"epoch {self.best['epoch']} was best on other development files "
+                f"({self.metric} {self.best['value']:.4f}): the best one is looked for anew"
+            )
+            self.best = None
+        if self.resumed_on not in (None, self.development):
+            for stopping in trainer.early_stopping_callbacks:
+                worst = math.inf if stopping.mode == "min" else -math.inf
+                stopping.best_score, stopping.wait_count = torch.tensor(worst), 0
 
     def on_validation_end(self, trainer: lightning.Trainer, model: Weighter) -> None:
         """Note the value; not every epoch needs to have one."""

@@ -3,15 +3,19 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pyannote.database import FileFinder
+from pyannote.database import registry as global_registry
 from pyannote.database.protocol.protocol import Protocol
 from pyannote.database.registry import Registry
 
 LEVELS = ("databases", "tasks", "protocols", "subsets", "entries")  # below `Protocols`
+SUBSETS = ("train", "development", "test")
 
 
 def load_registry(path: str | Path, registry: Registry | None = None) -> Registry:
@@ -68,16 +72,20 @@ def _check_definition(path: Path, seen: set[Path]) -> None:
 
 
 def _check_mappings(value: Any, path: Path, keys: tuple) -> None:
-    """Protocols are mappings of databases of tasks of protocols of subsets of entries."""
+    """Protocols are mappings of databases of tasks of protocols of subsets of entries.
+
+    What else a protocol has beside its subsets, and Collections, are left to pyannote.
+    """
     if not isinstance(value, dict):
         raise ValueError(
             f"{path}: {'.'.join(map(str, keys))} is {value!r}: expected a mapping of "
             f"{LEVELS[len(keys) - 1]}"
         )
-    if len(keys) < len(LEVELS):
-        for key, below in value.items():
-            if not (len(keys) == 4 and key == "scope"):
-                _check_mappings(below, path, (*keys, key))
+    if len(keys) == len(LEVELS) or (len(keys) == 3 and keys[-1] == "Collection"):
+        return
+    for key, below in value.items():
+        if len(keys) < 4 or str(key).removesuffix("_trial") in SUBSETS:
+            _check_mappings(below, path, (*keys, key))
 
 
 def find_protocol(name: str, path: str | Path, registry: Registry, **options) -> Protocol:
@@ -103,8 +111,24 @@ def find_protocol(name: str, path: str | Path, registry: Registry, **options) ->
         raise ValueError(f"{path} defines no protocol {name!r}: {error}") from error
 
 
+@contextmanager
+def _asked_in_place_of_the_global(path: str | Path, registry: Registry) -> Iterator[None]:
+    """Let the global registry answer with the protocols of another one for a while.
+
+    A meta-protocol looks its protocols up there, whatever registry it was loaded into. To load
+    them there for good would mix them with those of other files.
+    """
+    global_registry.get_protocol = partial(find_protocol, path=path, registry=registry)
+    try:
+        yield
+    finally:
+        del global_registry.get_protocol
+
+
 def protocol_files(protocol: str, registry: str | Path, subset: str) -> Iterator:
     """Files of a subset, with `audio` (path) from the registry.
+
+    Meta-protocols (`X.SpeakerDiarization.Both`) are made of protocols of this registry.
 
     Raises
     ------
@@ -113,15 +137,17 @@ def protocol_files(protocol: str, registry: str | Path, subset: str) -> Iterator
     ValueError
         If it defines no such protocol or subset.
     """
-    if subset not in ("train", "development", "test"):
+    if subset not in SUBSETS:
         raise ValueError(f"subset must be train, development or test, not {subset!r}")
     loaded = load_registry(registry)
     audio = {"audio": FileFinder(loaded)}
     found = find_protocol(protocol, registry, loaded, preprocessors=audio)
     try:
-        yield from getattr(found, subset)()
+        with _asked_in_place_of_the_global(registry, loaded):
+            files = list(getattr(found, subset)())
     except (AttributeError, NotImplementedError) as error:
         raise ValueError(f"{registry}: {protocol} has no subset {subset}") from error
+    yield from files
 
 
 def reference_digest(file) -> str:
@@ -135,7 +161,11 @@ def reference_digest(file) -> str:
     reference = file.get("annotation")
     if reference is None:
         raise ValueError(f"{file['uri']}: no reference (`annotation` in database.yml)")
-    text = reference.to_rttm() if reference else ""
+    try:
+        text = reference.to_rttm() if reference else ""
+    except ValueError:  # RTTM has no spaces in names
+        tracks = reference.itertracks(yield_label=True)
+        text = [(turn.start, turn.end, str(speaker)) for turn, _, speaker in tracks]
     annotated = file.get("annotated")
     scored = [(s.start, s.end) for s in annotated] if annotated is not None else None
     return hashlib.sha256(json.dumps([text, scored]).encode()).hexdigest()[:16]

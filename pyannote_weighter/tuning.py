@@ -89,13 +89,14 @@ def tune(
                 attribution.settle(*(s[key] for key in ("slots", "windows", "count", "local")))
                 for s in samples
             ]
-        metric = FrameDiarizationErrorRate()
+        metric = FrameDiarizationErrorRate()  # of what is annotated
         for sample, slots in zip(samples, settled[sure], strict=True):
             weightings = attribution.link(slots)
             weightings = attribution.improve(weightings, sample["windows"], sample["count"])
             weightings = weightings.repeat(model.encoder.step, axis=0)[: len(sample["count"])]
             active = top_speakers(weightings, sample["count"])
-            metric.update(torch.from_numpy(active), sample["reference"])
+            annotated = sample["annotated"]
+            metric.update(torch.from_numpy(active)[annotated], sample["reference"][annotated])
         error = metric.compute().item()
         if best is None or error < best[0]:
             best = error, weighter

@@ -1,13 +1,15 @@
-"""Pictures while training; checkpoints are tested where they are used, with `train`."""
+"""Pictures; checkpoints where development files change, with more in `test_training`."""
 
 from importlib.util import find_spec
 
 import pytest
+import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from pyannote_weighter import callbacks
-from pyannote_weighter.callbacks import Pictures
+from pyannote_weighter.callbacks import Checkpoints, Pictures
 from pyannote_weighter.tasks import SpeakerLikes
 from tests.models.test_weighter import small_weighter
 from tests.tasks.conftest import InMemory, conversation, liked, reference
@@ -94,3 +96,79 @@ def test_in_tensorboard(task, tmp_path):
     events = EventAccumulator(logger.log_dir).Reload()
     assert [image.step for image in events.Images("1-d-3")] == [1, 2]
     assert {"loss/train", "DiarizationErrorRate"} <= set(events.Tags()["scalars"])
+
+
+# -- checkpoints, where development files change --------------------------------------------------
+
+METRIC = "DiarizationErrorRate"
+
+
+@pytest.fixture
+def judge(tmp_path, monkeypatch):
+    """Train on, for as many epochs as there are values, with these as error rates."""
+    training = [liked("one", "ann bob", seconds=1.0), liked("two", "ann cy", seconds=1.0)]
+
+    def run(values: list[float], who: str = "ann bob", mode: str = "min", patience: int = 9):
+        development = conversation("dev", "ann bob", seconds=1.0)
+        development["annotation"] = reference(development, who)
+        task = SpeakerLikes(
+            InMemory(training, [development]), tmp_path / "frames", segmentation=None
+        )
+        last = tmp_path / "last.ckpt"
+        resume = last if last.is_file() else None
+        done = torch.load(last, weights_only=False)["epoch"] + 1 if resume else 0
+
+        def log_value(self, batch, batch_idx):
+            if not self.trainer.sanity_checking:
+                value = torch.tensor(values[self.model.current_epoch - done])
+                self.model.log(METRIC, value, on_epoch=True, batch_size=1)
+
+        monkeypatch.setattr(SpeakerLikes, "validation_step", log_value)
+        checkpoints = Checkpoints(tmp_path, METRIC, mode)
+        model = small_weighter()
+        model.task = task
+        quiet = ("logger", "enable_progress_bar", "enable_model_summary")
+        trainer = Trainer(
+            **dict.fromkeys(quiet, False),
+            accelerator="cpu",
+            max_epochs=done + len(values),
+            callbacks=[EarlyStopping(METRIC, mode=mode, patience=patience), checkpoints],
+        )
+        trainer.fit(model, ckpt_path=resume, weights_only=False)
+        return checkpoints.best, trainer.current_epoch
+
+    return run
+
+
+@pytest.mark.parametrize("mode, first, then", [("min", 0.1, 0.3), ("max", 0.3, 0.1)])
+def test_best_of_other_development_files(judge, mode, first, then):
+    """Values of other files can neither be beaten nor beat."""
+    assert judge([first], mode=mode)[0]["epoch"] == 1
+    with pytest.warns(UserWarning, match="epoch 1 was best on other development files .*Diariza"):
+        best, _ = judge([then], "bob ann", mode)
+    assert best["epoch"] == 2 and best["value"] == pytest.approx(then)
+    assert set(best) == {"metric", "value", "epoch"}
+    best, _ = judge([(first + then) / 2], "bob ann", mode)  # the same files: better than that
+    assert best["epoch"] == 3
+    assert judge([then], "bob ann", mode)[0] == best
+
+
+def test_early_stopping_on_other_development_files(judge):
+    assert judge([0.1, 0.3], patience=2)[1] == 2
+    with pytest.warns(UserWarning, match="other development files"):
+        assert judge([0.5, 0.4, 0.6, 0.6, 0.6], "bob ann", patience=2)[1] == 6  # not at 0.5
+
+
+def test_early_stopping_goes_on_with_the_same_files(judge):
+    assert judge([0.1, 0.3], patience=2)[1] == 2
+    assert judge([0.3, 0.2, 0.2], patience=2)[1] == 3
+
+
+def test_best_of_earlier_versions(judge, tmp_path):
+    """They did not tell the files: nothing says that these are others."""
+    judge([0.1])
+    for name in ("best.ckpt", "last.ckpt"):
+        stored = torch.load(tmp_path / name, weights_only=False)
+        assert stored["callbacks"]["Checkpoints"].pop("development")
+        torch.save(stored, tmp_path / name)
+    assert judge([0.2])[0]["epoch"] == 1

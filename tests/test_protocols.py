@@ -1,9 +1,16 @@
 """Definitions of protocols that are broken, and what is said of them."""
 
 import pytest
+from pyannote.core import Annotation, Segment, Timeline
+from pyannote.database import registry as global_registry
 from pyannote.database.registry import Registry
 
-from pyannote_weighter.protocols import find_protocol, load_registry, protocol_files
+from pyannote_weighter.protocols import (
+    find_protocol,
+    load_registry,
+    protocol_files,
+    reference_digest,
+)
 
 HEAD = "Databases: {Broken: 'nowhere/{uri}.wav'}\nProtocols:\n  Broken:"
 NAME = "Broken.SpeakerDiarization.Own"
@@ -75,3 +82,113 @@ def test_a_registry_of_ones_own(tmp_path):
         find_protocol("Broken.Speaker.Own", path, registry)
     with pytest.raises(ValueError, match="database.yml defines no protocol 'Own'"):
         find_protocol("Own", path, registry)
+
+
+LEGAL = """
+Protocols:
+  Legal:
+    Collection:
+      All: {uri: u.lst}
+    Segmentation:
+      Music: {classes: [speech, music], train: {uri: u.lst}}
+    SpeakerDiarization:
+      Own:
+        scope: global
+        description: of my own
+        test: {uri: u.lst}
+    SpeakerVerification:
+      Own:
+        scope: global
+        test: {uri: u.lst}
+        test_trial: {uri: u.lst}
+"""
+
+
+def test_what_pyannote_takes_is_taken(tmp_path):
+    (tmp_path / "u.lst").write_text("one\n")
+    with pytest.warns(UserWarning, match="Own.description"):  # of pyannote
+        registry = load_registry(written(tmp_path, LEGAL))
+    collection = registry.get_protocol("Legal.Collection.All")
+    assert [file["uri"] for file in collection.files()] == ["one"]
+    path = written(tmp_path, LEGAL.replace("test_trial: {uri: u.lst}", "test_trial: u.lst"))
+    with pytest.raises(ValueError, match="Own.test_trial is 'u.lst': expected a mapping of entr"):
+        load_registry(path)
+
+
+META = """
+Databases: {Radio: 'audio/{uri}.wav'}
+Protocols:
+  Radio:
+    SpeakerDiarization:
+      Own:
+        scope: global
+        train: {uri: train.lst}
+        test: {uri: test.lst}
+  X:
+    SpeakerDiarization:
+      Both:
+        test: {Radio.SpeakerDiarization.Own: [train, test]}
+"""
+BOTH = "X.SpeakerDiarization.Both"
+
+
+def meta(folder, text=META):
+    """Folder with a meta-protocol; its files are named after it."""
+    (folder / "audio").mkdir(parents=True)
+    for subset in ("train", "test"):
+        uri = f"{folder.name}-{subset}"
+        (folder / f"{subset}.lst").write_text(f"{uri}\n")
+        (folder / "audio" / f"{uri}.wav").touch()
+    return written(folder, text)
+
+
+def test_meta_protocols(tmp_path):
+    """Of the file that is asked for, though pyannote looks into the global registry."""
+    paths = {name: meta(tmp_path / name) for name in ("a", "b")}
+    before = dict(vars(global_registry))
+    iterators = {name: protocol_files(BOTH, path, "test") for name, path in paths.items()}
+    for name in ("a", "b", "a"):
+        files = list(protocol_files(BOTH, paths[name], "test"))
+        assert [file["uri"] for file in files] == [f"{name}-train", f"{name}-test"]
+        assert [file["audio"].parent.parent.name for file in files] == [name] * 2
+    for _ in range(2):  # one after the other
+        assert [next(files)["uri"][0] for files in iterators.values()] == ["a", "b"]
+    assert vars(global_registry) == before
+    assert all(vars(global_registry)[key] is value for key, value in before.items())
+
+
+def test_meta_protocols_of_what_another_file_defines(tmp_path):
+    first = meta(tmp_path / "first")
+    other = meta(tmp_path / "other", META.replace("      Own:", "      Other:"))
+    assert len(list(protocol_files(BOTH, first, "test"))) == 2
+    with pytest.raises(ValueError, match="other.database.yml defines no protocol 'Radio.*Own'"):
+        list(protocol_files(BOTH, other, "test"))
+    none = meta(tmp_path / "none", META.replace("  Radio:\n", "  Television:\n"))
+    with pytest.raises(ValueError, match="none.database.yml defines no protocol 'Radio.*Own'"):
+        list(protocol_files(BOTH, none, "test"))
+    assert len(list(protocol_files(BOTH, first, "test"))) == 2  # after what went wrong
+
+
+def referenced(uri: str, who: str, end: float = 2.0, **more) -> dict:
+    annotation = Annotation(uri=uri)
+    annotation[Segment(0.5, end)] = who
+    return {"uri": uri, "annotation": annotation, **more}
+
+
+def test_digests_of_references():
+    assert reference_digest(referenced("one", "ann")) == "bb25f35f081f5427"  # as in results
+    files = [
+        referenced("one", "ann"),
+        referenced("one", "ann", 2.5),
+        referenced("one", "ann", annotated=Timeline([Segment(0, 1)])),
+        referenced("one", "ann lee"),
+        referenced("one", "ann lee", 2.5),
+        referenced("one", "bob lee"),
+        {"uri": "one", "annotation": Annotation(uri="one")},
+    ]
+    assert len({reference_digest(file) for file in files}) == len(files)
+    spaced = [referenced("my file", "ann", end) for end in (2.0, 2.0, 2.5)]
+    first, again, other = map(reference_digest, spaced)
+    assert first == again != other
+    with pytest.raises(ValueError, match="one: no reference"):
+        reference_digest({"uri": "one"})

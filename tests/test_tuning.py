@@ -47,7 +47,8 @@ def sample(model, reference, seed: int, num_frames: int | None = None) -> dict:
     count = torch.ones(num_frames, dtype=torch.uint8)
     if reference is not None:
         count = reference.sum(dim=1).to(torch.uint8)
-    return {"frames": frames, "count": count, "reference": reference}
+    annotated = None if reference is None else torch.ones(num_frames, dtype=torch.bool)
+    return {"frames": frames, "count": count, "reference": reference, "annotated": annotated}
 
 
 def turns(*speakers: int, length: int, num_speakers: int) -> torch.Tensor:
@@ -92,7 +93,8 @@ def brute_force(pipeline, defaults, slots_of_files, samples, grid) -> dict[tuple
             first = first[np.arange(len(count)) // step]
             active = np.eye(weightings.shape[1], dtype=bool)[first]
             active &= count[:, None] > 0
-            file = slow_error(active, each["reference"].numpy())
+            kept = each["annotated"].numpy()
+            file = slow_error(active[kept], each["reference"].numpy()[kept])
             wrong, total = wrong + file[0], total + file[1]
         errors[values] = wrong / total
     return errors
@@ -168,6 +170,39 @@ def test_everything_through_the_model(model):
     best = tuple(found["weighter"].values())
     assert errors[best] == pytest.approx(min(errors.values()), abs=1e-6)
     assert len(set(errors.values())) > 1
+
+
+def test_what_is_not_annotated_does_not_count(model, monkeypatch):
+    """Where it would decide, if it counted: there everything that is found is an error."""
+    length = round(4.0 / model.frames.step)
+    samples = [
+        sample(model, turns(0, 1, 0, -1, 1, 0, length=length, num_speakers=2), seed=0),
+        sample(model, turns(1, 0, 1, 0, length=length, num_speakers=2), seed=1),
+    ]
+    slots_of_files = planted(samples, model)
+    monkeypatch.setattr(Attribution, "settle", lambda self, slots, *args: slots)
+    monkeypatch.setattr(Attribution, "improve", lambda self, weightings, *args: weightings)
+
+    def found() -> dict:
+        pending = iter(slots_of_files)
+        monkeypatch.setattr(Attribution, "weigh", lambda *args: next(pending))
+        return tune(model, Development(samples), grid=SMALL)["weighter"]
+
+    best = found()
+    # references that only another corner of the grid would fit, where nothing is annotated
+    for each in samples:
+        half = len(each["reference"]) // 2
+        each["annotated"] = each["annotated"].clone()
+        each["reference"] = each["reference"].clone()
+        each["annotated"][half:] = False
+    only_annotated = found()
+    for each in samples:
+        each["reference"][~each["annotated"]] = False
+        each["reference"][~each["annotated"], 1] = True
+    assert found() == only_annotated == best
+    for each in samples:
+        each["annotated"][:] = True
+    assert found() != best
 
 
 def test_defaults_where_there_is_nothing_to_choose_by(model):

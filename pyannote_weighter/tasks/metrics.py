@@ -13,6 +13,11 @@ from torchmetrics.utilities import dim_zero_cat
 from pyannote_weighter.matching import assign
 
 
+def have_references(entries: Sequence[dict]) -> bool:
+    """Whether DER can be measured on development files, see `choose_metric`."""
+    return any(entry["turns"] for entry in entries)
+
+
 def choose_metric(entries: Sequence[dict]) -> tuple[str | None, str]:
     """Metric by which epochs can be compared on development files.
 
@@ -29,7 +34,7 @@ def choose_metric(entries: Sequence[dict]) -> tuple[str | None, str]:
     mode : "min" or "max"
         Which values are good.
     """
-    if any(entry["turns"] for entry in entries):
+    if have_references(entries):
         return "DiarizationErrorRate", "min"
     files = [set(entry["likes"]) for entry in entries if entry["likes"] is not None]
     for query, likes in enumerate(files):
@@ -136,10 +141,14 @@ class FrameDiarizationErrorRate(Metric):
         slots, speakers = assign(-overlap)
         correct = (active[:, slots] * reference[:, speakers]).sum(dim=-1)  # (T,)
         hypothesized, present = active.sum(dim=-1), reference.sum(dim=-1)
-        self.false_alarm += (hypothesized - present).clamp_min(0).sum()
-        self.missed += (present - hypothesized).clamp_min(0).sum()
-        self.confusion += (torch.minimum(hypothesized, present) - correct).sum()
-        self.total += present.sum()
+        false_alarm = (hypothesized - present).clamp_min(0).sum()
+        missed = (present - hypothesized).clamp_min(0).sum()
+        confusion = (torch.minimum(hypothesized, present) - correct).sum()
+        # not in place: after `trainer.validate` these are tensors of inference mode
+        self.false_alarm = self.false_alarm + false_alarm
+        self.missed = self.missed + missed
+        self.confusion = self.confusion + confusion
+        self.total = self.total + present.sum()
 
     def compute(self) -> Tensor:
         """Diarization error rate, 0 when the reference is empty."""

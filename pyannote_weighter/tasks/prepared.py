@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,8 +40,34 @@ def load(path: Path, protocol: str) -> dict:
     return prepared
 
 
+def digest(value: Any) -> str:
+    """Short text that differs where what JSON can hold differs."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def reference_id(entry: dict) -> str | None:
+    """Digest of the turns of an entry and of where they are known, None without a reference."""
+    if entry["turns"] is None:
+        return None
+    return digest([sorted(entry["turns"]), entry["annotated"]])
+
+
+def development_id(entries: Sequence[dict]) -> str:
+    """Digest of development files: values of metrics are of those with the same one.
+
+    Parameters
+    ----------
+    entries : list of dict
+        See `pyannote_weighter.tasks.samples.reference_entry`.
+    """
+    return digest([[entry["uri"], entry["likes"], reference_id(entry)] for entry in entries])
+
+
 def training_data(entries: Sequence[dict]) -> list[dict]:
-    """What numbers of files and of speakers mean, which checkpoints hold in place of names.
+    """What training depends on: who resumes must find the same.
+
+    Checkpoints hold numbers in place of names of files and speakers. How many speakers a file has
+    also decides which likes are thought to be missing before training.
 
     Parameters
     ----------
@@ -49,16 +77,24 @@ def training_data(entries: Sequence[dict]) -> list[dict]:
     Returns
     -------
     data : list of dict
-        "uri", "likes" and "reference", whether there is one.
+        "uri", "likes", "reference", a digest of it or None, and "num_speakers".
     """
     return [
-        {"uri": e["uri"], "likes": e["likes"], "reference": e["turns"] is not None}
-        for e in entries
+        {
+            "uri": entry["uri"],
+            "likes": entry["likes"],
+            "reference": reference_id(entry),
+            "num_speakers": entry["num_speakers"],
+        }
+        for entry in entries
     ]
 
 
 def first_difference(was: Sequence[dict], now: Sequence[dict]) -> str | None:
-    """Say where `training_data` first differ from what they were, if they do."""
+    """Say where `training_data` first differ from what they were, if they do.
+
+    Earlier versions noted no number of speakers, and of a reference only whether there is one.
+    """
     for number, (old, new) in enumerate(zip_longest(was, now), start=1):
         before, uri = ("none" if file is None else repr(file["uri"]) for file in (old, new))
         if old is None or new is None or before != uri:
@@ -66,8 +102,14 @@ def first_difference(was: Sequence[dict], now: Sequence[dict]) -> str | None:
         if old["likes"] != new["likes"]:
             likes = (_listed(entry["likes"]) for entry in (old, new))
             return f"likes of {uri} were {' and are '.join(likes)} now"
-        if old["reference"] != new["reference"]:
+        if bool(old["reference"]) != bool(new["reference"]):
             return f"{uri} {'has no' if old['reference'] else 'has a'} reference now"
+        if not isinstance(old["reference"], bool) and old["reference"] != new["reference"]:
+            return f"{uri} has another reference now"
+        if old.get("num_speakers", new["num_speakers"]) != new["num_speakers"]:
+            numbers = old["num_speakers"], new["num_speakers"]
+            numbers = ("unknown" if number is None else str(number) for number in numbers)
+            return f"num_speakers of {uri} was {' and is '.join(numbers)} now"
     return None
 
 

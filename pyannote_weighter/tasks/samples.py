@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 
 import torch
-from pyannote.core import Segment, SlidingWindow
+from pyannote.core import SlidingWindow
 from torch import Tensor
 
 LISTED = ("names", "reference", "annotated", "num_speakers", "file")
@@ -62,20 +63,38 @@ def check_likes(name: str, training: list) -> None:
 
 
 def reference_entry(file) -> dict:
-    """What validation needs of a development file, in a form that JSON can hold."""
-    annotation, likes = file.get("annotation"), file.get("likes")
-    turns = None
-    if annotation is not None:
-        turns = [
+    """What validation needs of a development file, in a form that JSON can hold.
+
+    Parameters
+    ----------
+    file : ProtocolFile
+        May have "likes" and "annotation" (with "annotated").
+
+    Returns
+    -------
+    entry : dict
+        "uri", "likes", "turns" and "annotated", see
+        `pyannote_weighter.tasks.supervision.training_entry`.
+    """
+    likes, annotation, annotated = map(file.get, ("likes", "annotation", "annotated"))
+    entry = {"uri": file["uri"], "likes": None, "turns": None, "annotated": None}
+    if likes is not None:
+        entry["likes"] = sorted(set(likes))
+    # RTTM cannot tell a file without speech from one that it does not list
+    if annotation and (annotated is None or annotated):
+        entry["turns"] = [
             [turn.start, turn.end, str(speaker)]
             for turn, _, speaker in annotation.itertracks(yield_label=True)
         ]
-    likes = None if likes is None else sorted(set(likes))
-    return {"uri": file["uri"], "likes": likes, "turns": turns}
+        if annotated is not None:
+            entry["annotated"] = [[segment.start, segment.end] for segment in annotated]
+    return entry
 
 
 def discretize(turns: list, frames: SlidingWindow, num_frames: int, start: int = 0) -> Tensor:
-    """Turns on frames.
+    """Turns on frames: a frame is in a turn if its middle is, the end of the turn left out.
+
+    Turns one after another share no frame, then.
 
     Parameters
     ----------
@@ -94,9 +113,12 @@ def discretize(turns: list, frames: SlidingWindow, num_frames: int, start: int =
     """
     speakers = sorted({speaker for _, _, speaker in turns})
     reference = torch.zeros(num_frames, len(speakers), dtype=torch.bool)
+    middle = frames.start + frames.duration / 2  # of the first frame
     for begin, end, speaker in turns:
-        first, last = frames.crop(Segment(begin, end), mode="center", return_ranges=True)[0]
-        first, last = max(0, first - start), max(0, last - start)
+        first, last = (
+            max(0, math.ceil((time - middle) / frames.step - 1e-6) - start)  # 1e-6: of rounding
+            for time in (begin, end)
+        )
         reference[first:last, speakers.index(speaker)] = True
     return reference
 

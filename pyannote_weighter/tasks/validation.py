@@ -18,8 +18,12 @@ from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.likeness import Likeness
 from pyannote_weighter.linking import PARAMETERS, Slots
 from pyannote_weighter.models.weighter import Weighted
-from pyannote_weighter.tasks.metrics import FrameDiarizationErrorRate, LikesMeanAveragePrecision
-from pyannote_weighter.tasks.samples import discretize
+from pyannote_weighter.tasks.metrics import (
+    FrameDiarizationErrorRate,
+    LikesMeanAveragePrecision,
+    have_references,
+)
+from pyannote_weighter.tasks.samples import crop_reference
 
 
 def active_speakers(
@@ -69,9 +73,8 @@ class Validation:
 
         For the latter, slots are linked into speakers by their embeddings, see `active_speakers`.
         """
-        entries = self.prepared_data["development"]
         metrics: dict[str, Metric] = {}
-        if any(entry["turns"] is not None for entry in entries):
+        if have_references(self.prepared_data["development"]):
             metrics["DiarizationErrorRate"] = FrameDiarizationErrorRate()
         metrics["LikesMeanAveragePrecision"] = LikesMeanAveragePrecision()
         return metrics
@@ -96,13 +99,11 @@ class Validation:
             entry = entry | {"likes": None, "turns": None}
         longest = self.files.frames_in(max(600.0, self.duration))
         sample = self.files.read(entry | {"likes": []}, 0, longest)
-        reference = None
-        if entry["turns"] is not None:
-            reference = discretize(entry["turns"], self.model.frames, len(sample["frames"]))
-        return sample | {"names": entry["likes"], "reference": reference}
+        known = crop_reference(entry, self.model.frames, 0, len(sample["frames"]))
+        return sample | known | {"names": entry["likes"]}
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        """Update the metrics."""
+        """Update the metrics; what is not annotated is not judged."""
         weighted = self._weigh(batch)
         metrics = self.model.validation_metric
         metrics["LikesMeanAveragePrecision"].update(
@@ -115,7 +116,10 @@ class Validation:
             active = active_speakers(
                 weighted, index, len(reference), count, self.model.frames.step
             )
-            metrics["DiarizationErrorRate"].update(torch.from_numpy(active), reference)
+            annotated = batch["annotated"][index]
+            metrics["DiarizationErrorRate"].update(
+                torch.from_numpy(active)[annotated], reference[annotated]
+            )
         for name, metric in metrics.items():
             self.model.log(
                 name, metric, on_step=False, on_epoch=True, prog_bar=True,

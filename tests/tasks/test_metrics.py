@@ -53,6 +53,20 @@ def test_error_rate_equals_pyannote(files, seed):
         assert getattr(ours, name).item() == pytest.approx(theirs[part], abs=1e-4)
 
 
+def test_error_rate_after_inference():
+    """As where `trainer.fit` follows `trainer.validate`."""
+    metric = FrameDiarizationErrorRate()
+    reference = torch.tensor([[1, 0], [0, 1]]).bool()
+    with torch.inference_mode():
+        metric.update(reference, reference)
+    metric.update(reference[:, :1], reference)
+    assert metric.compute() == pytest.approx(0.25)
+    with torch.inference_mode():
+        metric.reset()
+    metric.update(reference[:, :1], reference)
+    assert metric.compute() == pytest.approx(0.5)
+
+
 def test_error_rate_of_edge_cases():
     metric = FrameDiarizationErrorRate()
     reference = torch.tensor([[1, 0], [0, 1], [1, 1]]).bool()

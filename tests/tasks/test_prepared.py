@@ -1,17 +1,25 @@
 """What a run that goes on must find again of its training files."""
 
+import json
+
 import pytest
 
-from pyannote_weighter.tasks.prepared import first_difference, training_data
+from pyannote_weighter.tasks.prepared import development_id, first_difference, training_data
 
 
-def entry(uri: str, likes: str | None = None, reference: bool = False) -> dict:
+def entry(uri: str, likes: str | None = None, reference: bool = False, **more) -> dict:
     likes = None if likes is None else likes.split()
     turns = [[0.0, 1.0, "ann"]] if reference else None
-    return {"uri": uri, "likes": likes, "turns": turns, "frames": f"{uri} 12ab"}
+    known = {"uri": uri, "likes": likes, "turns": turns, "annotated": None, "num_speakers": None}
+    return known | {"frames": f"{uri} 12ab"} | more
 
 
-WAS = [entry("one", "ann bob"), entry("two", "", True), entry("none")]
+WAS = [
+    entry("one", "ann bob"),
+    entry("two", "", True),
+    entry("none"),
+    entry("five", num_speakers=5),
+]
 
 
 @pytest.mark.parametrize(
@@ -25,8 +33,13 @@ WAS = [entry("one", "ann bob"), entry("two", "", True), entry("none")]
         ({1: entry("two", "")}, "'two' has no reference now"),
         ({2: entry("none", reference=True)}, "'none' has a reference now"),
         ({0: WAS[1], 1: WAS[0]}, "training file 1 was 'one' and is 'two' now"),
-        ({3: entry("four", "ann")}, "training file 4 was none and is 'four' now"),
-        ({2: None}, "training file 3 was 'none' and is none now"),
+        ({4: entry("four", "ann")}, "training file 5 was none and is 'four' now"),
+        ({3: None}, "training file 4 was 'five' and is none now"),
+        ({3: entry("five", num_speakers=1)}, "num_speakers of 'five' was 5 and is 1 now"),
+        ({3: entry("five")}, "num_speakers of 'five' was 5 and is unknown now"),
+        ({2: entry("none", num_speakers=0)}, "num_speakers of 'none' was unknown and is 0 now"),
+        ({1: entry("two", "", turns=[[0.0, 1.5, "ann"]])}, "'two' has another reference now"),
+        ({1: entry("two", "", True, annotated=[[0.0, 2.0]])}, "'two' has another reference now"),
     ],
 )
 def test_first_difference(changes, told):
@@ -38,3 +51,37 @@ def test_first_difference(changes, told):
 def test_audio_may_lie_elsewhere():
     now = [file | {"frames": "elsewhere"} for file in WAS]
     assert training_data(now) == training_data(WAS)
+
+
+def test_what_earlier_versions_did_not_note():
+    """They noted whether there is a reference, and no number of speakers."""
+    was = [
+        {"uri": e["uri"], "likes": e["likes"], "reference": e["turns"] is not None} for e in WAS
+    ]
+    was = json.loads(json.dumps(was))
+    assert first_difference(was, training_data(WAS)) is None
+    now = [WAS[0], entry("two", "", turns=[[3.0, 4.0, "bob"]]), WAS[2], entry("five")]
+    assert first_difference(was, training_data(now)) is None
+    now[1] = entry("two", "")
+    assert first_difference(was, training_data(now)) == "'two' has no reference now"
+
+
+def test_data_survive_json():
+    data = training_data(WAS)
+    assert json.loads(json.dumps(data)) == data
+    assert first_difference(json.loads(json.dumps(data)), data) is None
+
+
+def test_development_files_are_told_apart():
+    same = development_id([file | {"frames": "elsewhere"} for file in WAS])
+    assert development_id(WAS) == same
+    others = [
+        WAS[:2],
+        [*WAS[:2], entry("other"), WAS[3]],
+        [entry("one", "ann"), *WAS[1:]],
+        [entry("one"), *WAS[1:]],
+        [WAS[0], entry("two", ""), *WAS[2:]],
+        [WAS[0], entry("two", "", turns=[[0.0, 1.0, "bob"]]), *WAS[2:]],
+        [WAS[0], entry("two", "", True, annotated=[[0.0, 1.0]]), *WAS[2:]],
+    ]
+    assert len({same, *map(development_id, others)}) == 1 + len(others)

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pyannote.core import Annotation
+from pyannote.core import Annotation, Segment, Timeline
 
 from pyannote_weighter.likeness import Likeness
 from pyannote_weighter.linking import PARAMETERS
+from pyannote_weighter.tasks import validation
+from pyannote_weighter.tasks.metrics import choose_metric
+from pyannote_weighter.tasks.samples import discretize, reference_entry
 from pyannote_weighter.tasks.validation import active_speakers
-from tests.tasks.conftest import conversation, reference
+from tests.tasks.conftest import conversation, liked, reference
 
 STEP = 0.02
 
@@ -68,7 +71,46 @@ def test_metrics_with_references(tones, task, fit):
     assert sample["names"] is None and len(sample["frames"]) == len(sample["reference"])
     assert sample["reference"].sum(dim=1).float().mean() == pytest.approx(1.0, abs=0.05)
     assert sample["reference"].float().mean(dim=0).tolist() == pytest.approx([0.5] * 2, abs=0.05)
-    assert trained.val__getitem__(3)["reference"].shape[1] == 0
+    assert sample["annotated"].all()
+    assert trained.val__getitem__(3)["reference"] is None  # RTTM may not list it
+
+
+@pytest.mark.parametrize("num_others", [0, 1])
+def test_what_is_not_annotated_is_not_judged(tones, task, fit, monkeypatch, num_others):
+    """Someone who is right everywhere makes no error, wherever the reference ends."""
+    referenced = conversation("dev", "ann bob", seconds=4.0)
+    whole = reference(referenced, "ann bob")
+    region = Timeline([Segment(1.0, 3.0)])
+    referenced |= {"annotation": whole.crop(region), "annotated": region}
+    unlisted = conversation("unlisted", "ann", seconds=2.0)
+    unlisted |= {"annotation": Annotation(uri="unlisted"), "annotated": Timeline()}
+    trained = task(development=[referenced, *[unlisted] * num_others, tones[0]])
+    turns = [[s.start, s.end, who] for s, _, who in whole.itertracks(yield_label=True)]
+
+    def right(weighted, index, num_frames, count, step):
+        return discretize(turns, trained.model.frames, num_frames).numpy()
+
+    monkeypatch.setattr(validation, "active_speakers", right)
+    trainer = fit(trained, max_epochs=1)
+    assert trainer.callback_metrics["DiarizationErrorRate"] == 0.0
+    sample = trained.val__getitem__(0)
+    assert len(sample["annotated"]) == len(sample["frames"]) == len(sample["reference"])
+    assert sample["annotated"].float().mean().item() == pytest.approx(0.5, abs=0.02)
+    wrong = ~discretize(turns, trained.model.frames, len(sample["frames"])).numpy()
+    monkeypatch.setattr(validation, "active_speakers", lambda *args: wrong[:, :1])
+    trainer = fit(trained, max_epochs=1)
+    assert trainer.callback_metrics["DiarizationErrorRate"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_judges_epochs_is_measured(tones, task, fit):
+    """A reference without speech is none, for all who ask."""
+    silent = liked("silent", "ann") | {"annotation": Annotation(uri="silent")}
+    files = [*tones, silent]
+    trained = task(development=files)
+    trainer = fit(trained, max_epochs=1)
+    assert choose_metric([reference_entry(file) for file in files]) == trained.val_monitor
+    assert trained.val_monitor == ("LikesMeanAveragePrecision", "max")
+    assert "DiarizationErrorRate" not in trainer.callback_metrics
 
 
 def test_without_development_files(task, fit):
