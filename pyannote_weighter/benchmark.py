@@ -7,6 +7,7 @@ was stopped goes on where it was, and tables can be made again without computing
 import hashlib
 import json
 import platform
+import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from itertools import product
@@ -22,6 +23,7 @@ from pyannote_weighter.benchmark_report import SHARED, markdown, summarize
 from pyannote_weighter.output import annotation_of, atomic, write_json
 from pyannote_weighter.pipelines.baselines import (
     MIN_CLUSTER_SIZE,
+    REVISION,
     THRESHOLD,
     VBX_PARAMETERS,
     ClusteredDiarization,
@@ -31,6 +33,7 @@ from pyannote_weighter.pipelines.folders import fingerprint, load_pipeline, name
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE, PLDA_FOLDER
 from pyannote_weighter.protocols import protocol_files, reference_digest
 from pyannote_weighter.scoring import Score, pool, score
+from pyannote_weighter.tasks.identity import audio_id
 from pyannote_weighter.timing import StepTimer
 
 # parameters of clusterings to choose from
@@ -79,7 +82,8 @@ def benchmark(
         The `database.yml` that defines the protocol.
     into : path
         Folder of `benchmark.json` and `benchmark.md`. What a `benchmark.json` there holds already
-        is not computed again, unless pipeline, parameters or reference have changed.
+        is not computed again, unless version, pipeline, parameters, audio or reference have
+        changed.
     subset : {"train", "development", "test"}
     pipelines : sequence of path
         Folders for pyannote's `Pipeline.from_pretrained`; each becomes a row.
@@ -106,6 +110,11 @@ def benchmark(
     if development is not None and not rivals:
         raise ValueError(
             "development chooses parameters of rivals, and none are run: leave it out"
+        )
+    if development == subset:
+        raise ValueError(
+            f"development is {subset}, as is subset: rivals would be tuned on what they are "
+            "judged by; choose another one"
         )
     torch.set_num_threads(threads)
     files = list(protocol_files(protocol, registry, subset))
@@ -141,12 +150,15 @@ def benchmark(
 
     results["systems"] = {
         **{
-            name: {"parameters": baseline_parameters(name, parameters)}
+            name: {"parameters": baseline_parameters(name, parameters), "revision": REVISION}
             | ({"plda": plda_digest()} if name == "VBx" else {})
             | ({"frames": SHARED} if share_frames else {})
             for name in baselines
         },
-        **{name: {"sha256": fingerprint(path)} for name, path in named.items()},
+        **{
+            name: {"sha256": fingerprint(path), "version": __version__}
+            for name, path in named.items()
+        },
     }
     loaded = {name: load_pipeline(path, device) for name, path in named.items()}
     results["failures"] = {}
@@ -157,9 +169,9 @@ def benchmark(
             save()
             progress.advance(task)
 
-    done = results["files"]
-    results["order"] = [f["uri"] for f in files]
-    if any(set(results["systems"]) <= set(done.get(uri, {}).get("results", {})) for uri in done):
+    done, order = results["files"], [f["uri"] for f in files]
+    results["order"] = order
+    if any(set(results["systems"]) <= set(done.get(uri, {}).get("results", {})) for uri in order):
         results["summary"] = summarize(results)
         with atomic(into / "benchmark.md") as unfinished:
             unfinished.write_text(markdown(results), encoding="utf-8")
@@ -198,8 +210,9 @@ def tune(
     """
     tuning = results.get("tuning") or {}
     plda = plda_digest()
-    if (tuning.get("subset"), tuning.get("plda")) != (subset, plda):
-        tuning = {"subset": subset, "plda": plda, "files": {}}
+    about = {"subset": subset, "plda": plda, "revision": REVISION}
+    if any(tuning.get(key) != value for key, value in about.items()):
+        tuning = about | {"files": {}}
     results["tuning"] = tuning
 
     grids = {
@@ -210,9 +223,9 @@ def tune(
     with _progress(console) as progress:
         task = progress.add_task(f"tuning on {subset}", total=len(files))
         for file in files:
-            digest = reference_digest(file)
+            digests = _digests(file)
             entry = tuning["files"].get(file["uri"], {})
-            if entry.get("reference") != digest or not wanted <= set(entry.get("scores", ())):
+            if not (digests.items() <= entry.items() and wanted <= set(entry.get("scores", ()))):
                 audio = _unlabelled(in_memory(file))
                 scores = {}
                 for name, grid in grids.items():
@@ -222,7 +235,7 @@ def tune(
                         scores[_key(name, point)] = score(
                             file["annotation"], hypothesis, file.get("annotated")
                         ).to_dict()
-                tuning["files"][file["uri"]] = {"reference": digest, "scores": scores}
+                tuning["files"][file["uri"]] = digests | {"scores": scores}
                 save()
             progress.advance(task)
 
@@ -241,15 +254,21 @@ def _key(name: str, parameters: dict) -> str:
     return " / ".join([name, *(f"{value:g}" for value in parameters.values())])
 
 
+def _digests(file) -> dict[str, str]:
+    """Digests of the reference and the audio: results of others are stale."""
+    with tempfile.TemporaryDirectory() as notes:
+        return {"reference": reference_digest(file), "audio": audio_id(file, Path(notes))}
+
+
 def _run_file(file, baselines: dict, pipelines: dict, results: dict, console: Console) -> None:
     """Run what is missing for one file; failures are recorded and shown, not raised."""
     uri = file["uri"]
     try:
-        digest = reference_digest(file)
+        digests = _digests(file)
         entry = results["files"].setdefault(uri, {})
-        if entry.get("reference") != digest:
+        if not digests.items() <= entry.items():
             entry.clear()
-            entry.update(reference=digest, results={})
+            entry.update(digests, results={})
         fresh = {
             name: record
             for name, record in entry["results"].items()

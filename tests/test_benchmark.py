@@ -125,6 +125,47 @@ def test_benchmark_from_start_to_table(registry, pipeline, monkeypatch):
     assert HalfAndHalf.calls == ["one", "two", "two", "one", "two"]
 
 
+def test_other_audio_is_done_again(registry, pipeline):
+    """Of the same name and length, with the same reference."""
+    run(registry, pipeline, rivals=False)
+    samples, rate = soundfile.read(registry.parent / "two.wav")
+    soundfile.write(registry.parent / "two.wav", samples[::-1], rate)
+    run(registry, pipeline, rivals=False)
+    assert HalfAndHalf.calls == ["one", "two", "two"]
+
+
+def test_other_baselines_are_done_again(registry, pipeline, fake_baselines, monkeypatch):
+    before = run(registry, pipeline)
+    monkeypatch.setattr(module, "REVISION", module.REVISION + 1)
+    calls = []
+    baseline = FakeBaseline.__call__
+    monkeypatch.setattr(
+        FakeBaseline, "__call__", lambda *args, **_: calls.append(1) or baseline(*args)
+    )
+    after = run(registry, pipeline)
+    assert len(calls) == 2 * len(module.CACHED)
+    assert HalfAndHalf.calls == ["one", "two"]  # the pipeline is what it was
+    assert before["systems"]["stock"] != after["systems"]["stock"]
+
+
+def test_what_rivals_are_judged_by_does_not_tune_them(registry, pipeline, fake_baselines):
+    with pytest.raises(ValueError, match="development is test, as is subset"):
+        run(registry, pipeline, development="test")
+
+
+def test_files_of_an_earlier_run_are_not_summed_up(registry, pipeline):
+    """Where all of now fail: the folder holds results of others, which are not asked for."""
+    run(registry, pipeline, rivals=False)
+    (registry.parent / "all.lst").write_text("three\n")
+    rttm = (registry.parent / "all.rttm").read_text()
+    (registry.parent / "all.rttm").write_text(rttm.replace("two", "three"))
+    uem = (registry.parent / "all.uem").read_text()
+    (registry.parent / "all.uem").write_text(uem.replace("two", "three"))
+    (registry.parent / "three.wav").write_bytes(b"no audio")
+    results = run(registry, pipeline, rivals=False)
+    assert list(results["failures"]) == ["three"] and results["order"] == ["three"]
+
+
 class FakeBaseline:
     """Stands in for models: the first half of a file is one speaker's."""
 

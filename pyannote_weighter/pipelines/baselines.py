@@ -32,6 +32,8 @@ THRESHOLD = 0.8
 MIN_CLUSTER_SIZE = 3
 VBX_PARAMETERS = {"threshold": 0.65, "Fa": 0.03, "Fb": 0.1}
 
+REVISION = 2  # of what baselines compute: benchmarks do not reuse the results of another one
+
 BATCH_SIZE = 24  # where speakers of a window share frames: 8 windows of 3 speakers
 
 

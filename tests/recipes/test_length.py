@@ -1,6 +1,8 @@
 """Recordings of a wanted length; the table of what they cost."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,19 @@ def test_rows_are_repeated(recipe):
     assert recipe["repeat"](rows, 2).tolist() == [*rows.tolist(), *rows.tolist()]
     assert recipe["repeat"](rows, 1 / 3).tolist() == [[0, 1]]
     assert recipe["repeat"](rows, 4 / 3).tolist() == [*rows.tolist(), [0, 1]]
+
+
+def test_peak_is_that_of_the_process_alone(recipe):
+    """Not that of the one which started it, as `getrusage` has it."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("tells so on Linux only")
+    held = np.ones(5 * 10**7)  # 400 MB
+    command = "import runpy, sys; print(runpy.run_path(sys.argv[1])['peak']())"
+    run = subprocess.run(
+        [sys.executable, "-c", command, str(RECIPE)], capture_output=True, text=True, check=True
+    )
+    alone = float(run.stdout)
+    assert len(held) and alone < recipe["peak"]() - 300
 
 
 def test_steps_add_up(recipe):
