@@ -10,7 +10,7 @@ With two speakers, the walk crosses the border at 1/2 at a rate of sqrt(2/pi)/sc
 crossings come in bursts: a point that has just crossed is still close to the border.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +33,35 @@ class Sequences(NamedTuple):
         """(batch, time) int64: index of the one who speaks, -1 in silence and overlap."""
         alone = self.active.sum(-1) == 1
         return torch.where(alone, self.active.int().argmax(-1), -1)
+
+    @property
+    def present(self) -> Tensor:
+        """(batch,) int64: how many speak at all. The walk need not reach every part."""
+        return self.active.any(1).sum(1)
+
+
+def label_by_number(
+    frames: Tensor, present: Tensor, label: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Labels of a method that is told how many speak in each sequence.
+
+    Parameters
+    ----------
+    frames : (batch, time, dimension) tensor
+    present : (batch,) int64 tensor
+        See `Sequences.present`.
+    label : callable
+        From frames of some sequences, and how many speak in each of them, to labels.
+
+    Returns
+    -------
+    labels : (batch, time) int64 tensor
+    """
+    labels = torch.zeros(frames.shape[:2], dtype=torch.int64, device=frames.device)
+    for number in present.unique().tolist():
+        some = (present == number).nonzero().flatten().to(frames.device)
+        labels[some] = label(frames[some], number).to(labels)
+    return labels
 
 
 @dataclass(frozen=True)

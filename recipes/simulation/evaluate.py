@@ -35,10 +35,16 @@ from pyannote_weighter.output import atomic
 from pyannote_weighter.simulation import limits, rivals
 from pyannote_weighter.simulation.core import load_core
 from pyannote_weighter.simulation.scoring import LADDER, accuracy, next_step
-from pyannote_weighter.simulation.vectors import RandomWalkVectors, Sequences, dominance
+from pyannote_weighter.simulation.vectors import (
+    RandomWalkVectors,
+    Sequences,
+    dominance,
+    label_by_number,
+)
 
 LEVEL = 0.9
 BALANCED = 0.8  # greatest dominance of balanced sequences: 20 to 80 % with two speakers
+TOLD = "how many speak in each sequence"  # before, how many the recipe has: often more
 ROUNDS = 200  # of as many sequences as are wanted, before balanced ones are given up
 COMMON = tuple(range(0, 21, 2))  # steps that every method takes in reference cells: 1 to 32
 PILOT = 16  # sequences that find out where a method is worth evaluating
@@ -96,18 +102,23 @@ def weighter(path: Path) -> Run:
     """Method of a trained Weighter core: the slot with the greatest weighting."""
     core = cache(lambda: load_core(path))  # read where and when it is needed
 
-    def run(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
-        model = core().to(sequences.frames.device)
-        blocks = sequences.frames.split(max(1, NUMBERS // 2 // sequences.frames[0].numel()))
-        answers = (model(block, recipe.num_speakers).weightings[-1] for block in blocks)
+    def label(frames: Tensor, number: int) -> Tensor:
+        model = core().to(frames.device)
+        blocks = frames.split(max(1, NUMBERS // 2 // frames[0].numel()))
+        answers = (model(block, number).weightings[-1] for block in blocks)
         return torch.cat([weightings.argmax(-1) for weightings in answers])
 
-    return run
+    return told(label)
+
+
+def told(label: Callable[[Tensor, int], Tensor]) -> Run:
+    """Method that is told frames and how many speak in each sequence."""
+    return lambda s, recipe: label_by_number(s.frames, s.present, label)
 
 
 def rival(function: Callable) -> Run:
-    """Method of a rival, which is told frames and the number of speakers."""
-    return lambda s, recipe: function(s.frames, recipe.num_speakers, seed=0)
+    """Method of a rival."""
+    return told(lambda frames, number: function(frames, number, seed=0))
 
 
 @cache
@@ -119,7 +130,9 @@ def window(recipe: RandomWalkVectors) -> int:
 
 def smoothed_k_means(sequences: Sequences, recipe: RandomWalkVectors) -> Tensor:
     """Method of smoothed k-means, which is told the best window for this very noise."""
-    return rivals.smoothed_k_means(sequences.frames, recipe.num_speakers, window(recipe), seed=0)
+    best = window(recipe)
+    label = told(lambda frames, number: rivals.smoothed_k_means(frames, number, best, seed=0))
+    return label(sequences, recipe)
 
 
 def limit(posterior: Callable, *knows: str) -> Run:
@@ -237,15 +250,16 @@ def evaluate(
         "seed": seed,
         "count": count,
         "balanced": balanced,
+        "told": TOLD,
         "weights": zlib.crc32(weighters[name].read_bytes()) if name in weighters else None,
         "versions": {package: version(package) for package in PACKAGES},
         "points": {},
     }
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
-        if any(known[key] != results[key] for key in results.keys() - {"versions", "points"}):
+        if any(known.get(key) != results[key] for key in results.keys() - {"versions", "points"}):
             raise ValueError(
-                f"{path}: is of other sequences or weights: choose another folder, or those that "
+                f"{path}: is of other sequences, weights or rules: choose another folder, or what "
                 f"it was made with (--sequences {known['count']} --seed {known['seed']})"
             )
         results["points"] = known["points"]

@@ -185,16 +185,36 @@ def failures(cells: Cells, weighters: list[str]) -> list[str]:
     }
     lines = []
     for name in weighters:
+        checks = [
+            (f"not above {rival}, outside the paired interval", divide(cells, rival), above)
+            for rival in RIVALS
+        ]
+        checks.append((f"below G = {GAIN:g}, though the limits are above", possible, gained))
+        checks.append((f"below eta = {EFFICIENCY:g}", shares, efficient))
         lines += ["", f"Cells where {name} is", ""]
-        for rival in RIVALS:
-            cells_missed = missed(divide(cells, rival), name, lambda r: r.interval[0] > 1)
-            lines.append(listed(f"not above {rival}, outside the paired interval", cells_missed))
-        cells_missed = missed(possible, name, lambda r: r.sigma >= GAIN)
-        lines.append(listed(f"below G = {GAIN:g}, though the limits are above", cells_missed))
-        cells_missed = missed(shares, name, lambda r: r.sigma >= EFFICIENCY)
-        lines.append(listed(f"below eta = {EFFICIENCY:g}", cells_missed))
-    above = [f"{n} in {c}" for c, row in shares.items() for n in row if row[n].interval[0] > 1]
-    return [*lines, "", listed("Above the ceiling, outside the paired interval", above)[2:]]
+        for title, those, reached in checks:
+            if number := sum(name in row for row in those.values()):  # else nobody has looked
+                title = f"{title} (of {number} that have both)"
+                lines.append(listed(title, missed(those, name, reached)))
+    if not any(shares.values()):
+        return lines
+    beyond = [f"{n} in {c}" for c, row in shares.items() for n in row if above(row[n])]
+    return [*lines, "", listed("Above the ceiling, outside the paired interval", beyond)[2:]]
+
+
+def above(ratio: Result) -> bool:
+    """More than one, outside the interval."""
+    return ratio.interval[0] > 1
+
+
+def gained(gain: Result) -> bool:
+    """As much as the first claim says."""
+    return gain.sigma >= GAIN
+
+
+def efficient(share: Result) -> bool:
+    """As much of the limit as is wanted."""
+    return share.sigma >= EFFICIENCY
 
 
 def seeds(names: list[str]) -> dict[str, list[str]]:

@@ -204,8 +204,10 @@ def test_report_tells_who_is_above_whom(report, monkeypatch, tmp_path):
     assert f"Cells where likes is below 0.95: 1: {where}" in page
     sections = "\n".join(page).split("Cells where ")
     (likes,) = [s for s in sections if s.startswith("likes-seed0 is")]
-    assert "not above smoothed k-means, outside the paired interval: none" in likes
-    assert f"not above sticky HMM, outside the paired interval: 1: {where}" in likes
+    outside = "outside the paired interval (of 1 that have both)"
+    assert f"not above smoothed k-means, {outside}: none" in likes
+    assert f"not above sticky HMM, {outside}: 1: {where}" in likes
+    assert "VBx" not in likes  # nobody has looked
     assert "below G = 4, though the limits are above: none" in likes
     assert f"below eta = 0.9: 1: {where}" in likes
 

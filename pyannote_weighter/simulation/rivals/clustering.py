@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyannote_weighter.simulation.rivals.common import each, moving_average, rival
 from pyannote_weighter.simulation.scoring import accuracy
-from pyannote_weighter.simulation.vectors import RandomWalkVectors, dominance
+from pyannote_weighter.simulation.vectors import RandomWalkVectors, dominance, label_by_number
 
 
 @rival
@@ -88,7 +88,11 @@ def choose_window(
     sequences = recipe.draw_frames(active, generator)
 
     def score(window: int) -> float:
-        labels = smoothed_k_means(sequences.frames, recipe.num_speakers, window, seed)
+        labels = label_by_number(
+            sequences.frames,
+            sequences.present,
+            lambda frames, number: smoothed_k_means(frames, number, window, seed),
+        )
         return accuracy(labels, sequences.speaker).mean().item()
 
     return max(windows, key=score)
