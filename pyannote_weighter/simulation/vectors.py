@@ -56,9 +56,10 @@ def label_by_number(
     Returns
     -------
     labels : (batch, time) int64 tensor
+        Zeros where nobody speaks.
     """
     labels = torch.zeros(frames.shape[:2], dtype=torch.int64, device=frames.device)
-    for number in present.unique().tolist():
+    for number in present[present > 0].unique().tolist():
         some = (present == number).nonzero().flatten().to(frames.device)
         labels[some] = label(frames[some], number).to(labels)
     return labels

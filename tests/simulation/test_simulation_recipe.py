@@ -130,6 +130,24 @@ def test_end_to_end(evaluate, report, monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "figure.png").exists()  # no reference cell
 
 
+def test_methods_are_told_how_many_speak(evaluate, monkeypatch):
+    """As many as do in each sequence, but for limits, which know the recipe."""
+    told = []
+
+    def rival(frames, number, seed=0, **options):
+        told.append((len(frames), number))
+        return torch.zeros(frames.shape[:2], dtype=torch.int64)
+
+    monkeypatch.setattr(evaluate.rivals, "k_means", rival)
+    cell = evaluate.Cell(num_speakers=5, dimension=4, scale=100.0, num_frames=60)
+    active, balanced = evaluate.draw_speakers(cell, 12, "0")
+    active = active[balanced]
+    evaluate.measure(evaluate.methods()["k-means"], cell, active, 0, "0", "cpu")
+    present = active.any(1).sum(1)
+    assert sorted(told) == [(int((present == k).sum()), k) for k in present.unique().tolist()]
+    assert max(k for _, k in told) < 5
+
+
 def test_weighter_is_a_method(evaluate, monkeypatch, tmp_path):
     checkpoint = tmp_path / "checkpoint"
     torch.manual_seed(0)

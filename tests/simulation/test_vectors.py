@@ -8,7 +8,13 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from pyannote_weighter.simulation.vectors import RandomWalkVectors, dominance, random_walk
+from pyannote_weighter.simulation.vectors import (
+    RandomWalkVectors,
+    Sequences,
+    dominance,
+    label_by_number,
+    random_walk,
+)
 
 
 def seeded(seed=0):
@@ -214,6 +220,25 @@ def test_silence_leaves_the_walk_of_the_speakers():
 def test_one_speaker_speaks_all_the_time():
     x = RandomWalkVectors(1, num_frames=20, dimension=2, overlap=0.5).draw(3, seeded())
     assert x.active.all() and (x.speaker == 0).all()
+
+
+def test_methods_are_told_who_speaks():
+    """The walk need not reach every part: two of three speakers, one, three, nobody."""
+    active = torch.zeros(4, 5, 3, dtype=torch.bool)
+    active[0, :, 2] = active[0, 2:, 0] = True
+    active[1, :, 1] = True
+    active[2] = torch.eye(3, dtype=torch.bool)[[0, 1, 2, 2, 1]]
+    sequences = Sequences(torch.arange(40.0).view(4, 5, 2), active, torch.zeros(4, 3, 2))
+    assert sequences.present.tolist() == [2, 1, 3, 0]
+    asked = []
+
+    def label(frames, number):
+        asked.append((number, frames[:, 0, 0].tolist()))
+        return torch.full(frames.shape[:2], number)
+
+    labels = label_by_number(sequences.frames, sequences.present, label)
+    assert labels[:, 0].tolist() == [2, 1, 3, 0] and labels.shape == (4, 5)
+    assert sorted(asked) == [(1, [10.0]), (2, [0.0]), (3, [20.0])]
 
 
 def test_dominance():
