@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,9 @@ from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.pipelines.folders import load_pipeline
-from pyannote_weighter.protocols import protocol_files
+from pyannote_weighter.protocols import protocol_files, reference_digest
 from pyannote_weighter.scoring import Score, bootstrap, pool, score
+from pyannote_weighter.tasks.identity import audio_id
 from pyannote_weighter.tasks.metrics import LikesMeanAveragePrecision
 from pyannote_weighter.tasks.samples import discretize
 from pyannote_weighter.training import train
@@ -41,6 +43,7 @@ from pyannote_weighter.training import train
 PROTOCOL = "Study.SpeakerDiarization.Likes"
 CONSOLE = Console(stderr=True)
 LATER = {"subset": "train", "after": None}  # options that runs of earlier versions did not have
+REVISION = 1  # raise it where frames or counts change: features of others are not used
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Study:
     subset: str
 
     def __post_init__(self):
+        self.digests: dict[str, int] = {}
         files = list(protocol_files(self.protocol, self.registry, self.subset))
         self.files = files[self.first : self.first + self.judged]
         self.into.mkdir(parents=True, exist_ok=True)
@@ -67,6 +71,7 @@ class Study:
         """Folder of a run: other options, other folder."""
         about = {k: v for k, v in asdict(run).items() if v != LATER.get(k, ...)}
         options = [about, self.num_files, self.num_steps, self.batch_size]
+        options += [self.trained_on(run.subset)]
         if run.epochs == 0:
             options += [USUAL]  # all that there is to it
         elif run.task.get("voices", True):
@@ -76,7 +81,33 @@ class Study:
 
     def path(self, run: Run, seed: int) -> Path:
         """Where its errors are kept, on these files."""
-        return self.folder(run, seed) / f"{self.subset}-{self.first}-{len(self.files)}.json"
+        name = f"{self.subset}-{self.first}-{len(self.files)}-{self.judged_by:08x}.json"
+        return self.folder(run, seed) / name
+
+    def contents(self, files: list) -> int:
+        """Digest of what files are called and sound like, of their likes and references."""
+        of = [
+            [
+                file["uri"],
+                file["likes"],
+                reference_digest(file),
+                audio_id(file, self.into / "audio"),
+            ]
+            for file in files
+        ]
+        return zlib.crc32(json.dumps(of).encode())
+
+    @cached_property
+    def judged_by(self) -> int:
+        """Digest of the files to judge by."""
+        return self.contents(self.files)
+
+    def trained_on(self, subset: str) -> int:
+        """Digest of all files of a subset, of which runs take the first."""
+        if subset not in self.digests:
+            files = protocol_files(self.protocol, self.registry, subset)
+            self.digests[subset] = self.contents(list(files))
+        return self.digests[subset]
 
     def result(self, run: Run, seed: int) -> dict:
         """Train and judge, or read what was found before."""
@@ -84,7 +115,7 @@ class Study:
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         CONSOLE.print(f"{run.name}, seed {seed}")
-        if not (folder / "pipeline" / "config.yaml").exists():
+        if not (folder / "seconds.json").exists():  # the last thing that is written
             self.train(run, seed, folder)
         result = self.judge(load_pipeline(folder / "pipeline", "cpu"))
         result |= {"run": asdict(run), "seed": seed}
@@ -141,7 +172,7 @@ class Study:
         if run.after is None:
             return {"model": run.model}
         folder = self.folder(run.after, seed)
-        if not (folder / "pipeline" / "config.yaml").exists():
+        if not (folder / "seconds.json").exists():
             CONSOLE.print(f"{run.after.name}, seed {seed}")
             self.train(run.after, seed, folder)
         return {"init": str((folder / "pipeline").resolve())}
@@ -210,7 +241,9 @@ class Study:
         kept = self.into / "features"
         kept.mkdir(exist_ok=True)
         for file in track(self.files, "slots", console=CONSOLE, transient=True):
-            path = kept / f"{file['uri']}.pt"
+            step = pipeline._segmentation.step
+            about = [audio_id(file, self.into / "audio"), step, REVISION]
+            path = kept / f"{file['uri']}-{zlib.crc32(json.dumps(about).encode()):08x}.pt"
             if not path.exists():
                 audio = {k: v for k, v in in_memory(file).items() if k != "annotation"}
                 count, frames, local = pipeline.compute(audio, lambda *args, **options: None)
@@ -271,14 +304,18 @@ def row(name: str, results: list[dict], against: list[dict] | None) -> str:
         difference = f"{gap:+.1f} [{less:+.1f}, {more:+.1f}]"
     off = np.mean([s["speakers"] - s["reference_speakers"] for r in results for s in r["scores"]])
     c, p, t = np.array([v for r in results for v in r["calibration"]]).reshape(-1, 3).T
+    if t.sum():
+        errors = np.average(abs(c - p), weights=t), np.average(c - p, weights=t)
+    else:
+        errors = np.nan, np.nan  # nobody was found anywhere
     spread = f"{100 * min(e['confusion'] for e in every):.1f} to "
     spread += f"{100 * max(e['confusion'] for e in every):.1f}"
     cells = [
         name, str(len(results)), f"{mean['error']:.1f}", f"{mean['confusion']:.1f}",
         f"[{low:.1f}, {high:.1f}]", spread, difference, f"{mean['right_count']:.0f}",
         f"{off:+.1f}", f"{100 * np.mean([r['precision'] for r in results]):.0f}",
-        f"{100 * np.average(abs(c - p), weights=t):.1f}",
-        f"{100 * np.average(c - p, weights=t):+.1f}",
+        f"{100 * errors[0]:.1f}",
+        f"{100 * errors[1]:+.1f}",
         f"{np.mean([r['seconds'] for r in results]):.0f}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
