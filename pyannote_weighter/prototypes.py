@@ -30,7 +30,7 @@ class Prototypes(NamedTuple):
     """What `shared_prototypes` returns."""
 
     vectors: Tensor
-    """(K, D) unit vectors. Speakers who are liked nowhere get a random one."""
+    """(K, D) unit vectors. Who is liked nowhere, or in silence alone, has a random one."""
     slots: list[Tensor]
     """(L,) long tensor for each file: the slot of each like, -1 where there are too few."""
     confirmed: list[Tensor]
@@ -102,7 +102,9 @@ def shared_prototypes(
     heapq.heapify(queue)
     while queue:
         _, speaker = heapq.heappop(queue)
-        clarity, vectors[speaker] = recurring(speaker)
+        clarity, vector = recurring(speaker)
+        if vector.norm() > 0.5:  # else there is nothing to hear: it is zero, not a unit vector
+            vectors[speaker] = vector
         if queue and clarity < -queue[0][0]:  # less clear by now: others have taken slots
             heapq.heappush(queue, (-clarity, speaker))
             continue
@@ -283,7 +285,7 @@ def explained_speech(
 
 
 def _recurring(slots: Sequence, weights: Sequence, free: Sequence) -> tuple[float, Tensor]:
-    """How clear it is, and the (D,) unit vector of the free slot that recurs in files.
+    """How clear it is, and the (D,) unit vector of the free slot that recurs in files, or zero.
 
     It is the one that all files come nearest to, averaged with these. Clear is what is alike in
     other files, and in many.

@@ -83,10 +83,17 @@ class TaggingRate(nn.Module):
 
     def __init__(self, first: float):
         super().__init__()
+        self.first = first
         self.register_buffer("tagged", torch.zeros(NUM_BINS, dtype=torch.long))
         self.register_buffer("untagged", torch.zeros(NUM_BINS, dtype=torch.long))
         self.register_buffer("rate", torch.tensor(first))
         self.register_buffer("epoch", torch.tensor(0))
+
+    def reset(self) -> None:
+        """Forget everything, before another training."""
+        for counted in (self.tagged, self.untagged, self.epoch):
+            counted.zero_()
+        self.rate.fill_(self.first)
 
     @torch.no_grad()
     def observe(

@@ -87,6 +87,18 @@ def test_more_likes_than_slots_and_silent_slots():
     assert sorted(found.slots[1].tolist()) == [0, 1]
 
 
+@pytest.mark.parametrize("files", [1, 2])
+def test_who_is_liked_in_silence_alone_has_a_direction(files):
+    _, embeddings, weights, likes = planted(num_files=12)
+    before = shared_prototypes(embeddings, weights, likes, num_speakers=9)
+    silent = [torch.zeros(3, 32)] * files, [torch.zeros(3)] * files, [torch.tensor([8])] * files
+    found = shared_prototypes(
+        embeddings + silent[0], weights + silent[1], likes + silent[2], num_speakers=9
+    )
+    torch.testing.assert_close(found.vectors.norm(dim=-1), torch.ones(9))
+    torch.testing.assert_close(found.vectors[:8], before.vectors[:8])
+
+
 def confirmations(embeddings, weights, likes, num_speakers=8):
     """(likes,) bool of all files, one after the other."""
     return torch.cat(

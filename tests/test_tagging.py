@@ -78,6 +78,17 @@ def test_nothing_tagged_and_nothing_observed():
     assert tagging_rate(torch.ones(8), torch.zeros(8)) == 1.0
 
 
+def test_another_training_starts_as_the_first():
+    rate, (claims, there) = TaggingRate(0.3), claims_of(num_files=32)
+    rate.observe(claims, tags_of(there, 0.5))
+    rate.set_epoch(4)
+    rate.observe(claims, tags_of(there, 0.5))
+    assert rate.rate.item() != pytest.approx(0.3)
+    rate.reset()
+    for name, value in TaggingRate(0.3).state_dict().items():
+        assert torch.equal(rate.state_dict()[name], value)
+
+
 def test_epochs_start_again_and_survive_a_checkpoint():
     first, second = TaggingRate(0.3), TaggingRate(0.3)
     claims, there = claims_of(num_files=32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from pyannote_weighter.losses.recording import (
 RECORDING = {"recording_kl": None, "role": ROLE, "pseudo_labels": PseudoLabels}
 """Losses over whole recordings, by name, and what keeps labels of each file."""
 
+MOST_EPOCHS = 10**6
 _PREPARED = {"self", "likes", "num_files", "num_speakers", "num_epochs", "generator"}
 
 
@@ -47,10 +48,12 @@ def get_criterion(
     Raises
     ------
     ValueError
-        If there is no such loss, option or assignment, or an option is missing.
+        If there is no such loss, option or assignment, an option is missing, or has no such value.
     """
-    options = {"name": loss} if isinstance(loss, str) else dict(loss)
-    name = options.pop("name", None)
+    options = dict(loss) if isinstance(loss, Mapping) else {"name": loss}
+    name, names = options.pop("name", None), [*LOSSES, "softmax", *RECORDING]
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(f"unknown loss {name!r}: choose one of {', '.join(names)}")
     if name in RECORDING:
         if assignment != "hungarian":
             raise ValueError(f"loss {name!r} assigns nothing to slots: leave assignment out")
@@ -60,9 +63,6 @@ def get_criterion(
             return SetCriterion(lambda_, LOSSES[name](**options), assignment)
         except ValueError as error:
             raise ValueError(f"loss {name!r}: {error}") from error
-    if name != "softmax":
-        known = ", ".join([*LOSSES, "softmax", *RECORDING])
-        raise ValueError(f"unknown loss {name!r}: choose one of {known}")
     if options:
         raise ValueError(f"loss 'softmax' has no option {', '.join(options)}")
     return SetCriterion(lambda_, "softmax", assignment)
@@ -90,13 +90,13 @@ class RecordingCriterion(nn.Module):
     loss : str
         Key of `RECORDING`.
     **options
-        Of the loss. By default "role" expects as many speakers of a file as it has likes on
-        average, and "pseudo_labels" warms up for 0.4 of the epochs.
+        Of the loss. By default "role" expects as many speakers of a file as it has believed likes
+        on average, and "pseudo_labels" warms up for 0.4 of the epochs.
 
     Raises
     ------
     ValueError
-        Where an option is unknown.
+        Where an option is unknown or has no such value.
     """
 
     claims: Tensor
@@ -112,6 +112,44 @@ class RecordingCriterion(nn.Module):
         self.loss, self.options = loss, options
         self.keeps_labels = RECORDING[loss] is not None
         self.labels: ROLE | PseudoLabels | None = None
+        try:  # before any work is done
+            trial = self._start([torch.zeros(0).long()], 1, MOST_EPOCHS, torch.Generator())
+            if trial is not None:
+                value = trial(torch.full((1, 1), 0.5), torch.zeros(1, 1), torch.tensor([0]))
+                if not value.isfinite():
+                    raise ValueError(f"no finite loss with {options}")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"loss {loss!r}: {error}") from error
+
+    def _start(
+        self,
+        likes: Sequence[Tensor | None],
+        num_speakers: int,
+        num_epochs: int,
+        generator: torch.Generator | None = None,
+    ) -> ROLE | PseudoLabels | None:
+        """Labels before the first epoch, if the loss keeps any."""
+        known = [x for x in likes if x is not None]
+        likes = [torch.zeros(0).long() if x is None else x for x in likes]
+        if self.loss == "role":
+            options = {"expected": sum(map(len, known)) / max(1, len(known))} | self.options
+            return ROLE(likes, num_speakers, **options, generator=generator)
+        if self.loss == "pseudo_labels":
+            self.check_epochs(num_epochs)
+            options = {"warm_up": round(0.4 * num_epochs)} | self.options
+            return PseudoLabels(len(likes), num_speakers, num_epochs, **options)
+        return None
+
+    def check_epochs(self, num_epochs: int) -> None:
+        """Refuse a training that is too short for the loss, or of unknown length (-1)."""
+        if self.loss != "pseudo_labels":
+            return
+        if num_epochs < 1:
+            raise ValueError(
+                "loss 'pseudo_labels' labels more files in every epoch and has to know how many "
+                "there will be: give max_epochs"
+            )
+        PseudoLabels(0, 0, num_epochs, **{"warm_up": 0} | self.options)  # checks it
 
     def prepare(self, likes: Sequence[Tensor | None], num_speakers: int, num_epochs: int) -> None:
         """Start labels of the training files, before the first call.
@@ -119,25 +157,20 @@ class RecordingCriterion(nn.Module):
         Parameters
         ----------
         likes : list of (like,) tensors, or None
-            Of all files, in the order of their indices.
+            Of all files, in the order of their indices: those that are believed.
         num_speakers, num_epochs : int
         """
-        known = [x for x in likes if x is not None]
-        likes = [torch.zeros(0).long() if x is None else x for x in likes]
-        if self.loss == "role":
-            expected = sum(map(len, known)) / max(1, len(known))
-            self.labels = ROLE(likes, num_speakers, **{"expected": expected} | self.options)
-        elif self.loss == "pseudo_labels":
-            options = {"warm_up": round(0.4 * num_epochs)} | self.options
-            self.labels = PseudoLabels(len(likes), num_speakers, num_epochs, **options)
+        self.labels = self._start(likes, num_speakers, num_epochs)
+        if self.loss == "pseudo_labels":
+            likes = [torch.zeros(0).long() if x is None else x for x in likes]
             self.register_buffer("claims", torch.full((len(likes), num_speakers), torch.nan))
             self.register_buffer("tagged", like_matrix(likes, num_speakers).bool())
             self.register_buffer("epoch", torch.tensor(0))
 
     def set_epoch(self, epoch: int) -> None:
         """Label more files at the start of an epoch, 0 for the first."""
-        if self.loss != "pseudo_labels" or epoch <= self.epoch:
-            return
+        if not isinstance(self.labels, PseudoLabels) or epoch <= self.epoch:
+            return  # nothing is labelled, or nobody is liked
         self.epoch.fill_(epoch)
         seen = self.claims.isfinite()  # files of which nothing was seen are not labelled
         self.labels.update(self.claims.nan_to_num(), (self.tagged | ~seen).float(), epoch=epoch)

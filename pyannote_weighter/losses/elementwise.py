@@ -16,7 +16,8 @@ lambda_ : float
     Weight of what y = 0 costs.
 
 All are computed in float32 at least. Logarithms are of a value + 1e-8, powers likewise: finite at
-0 and 1, with finite gradients. y_hat beyond 1 by a rounding error does no harm.
+0 and 1, with finite gradients in float32 and bfloat16. They are up to 1e8 there, more than float16
+holds: that of a float16 tensor may be infinite. y_hat beyond 1 by a rounding error does no harm.
 
 y = 0 says "not tagged", which is not "absent": the losses differ in what they make of that. The
 ones below are for logits in their papers; they take probabilities here, to which a margin m on
@@ -26,6 +27,7 @@ logits does p_m = p / (p + (1 - p) e^m).
 import inspect
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import ClassVar, Literal
 
 import torch
@@ -340,7 +342,7 @@ class ElementwiseLoss(nn.Module):
     Raises
     ------
     ValueError
-        Where an option is unknown or missing.
+        Where an option is unknown or missing, or has no such value.
     """
 
     function: ClassVar[Callable[..., Tensor]]
@@ -363,6 +365,12 @@ class ElementwiseLoss(nn.Module):
         for option, default in known.items():
             if default is inspect.Parameter.empty and option not in options:
                 raise ValueError(f"{name} needs {option!r}: make it as {name}({option}=...)")
+        try:
+            value = type(self).function(torch.full((1, 2), 0.5), torch.eye(2)[:1], **options)
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"{name} with {options}: {error}") from error
+        if not value.isfinite().all():
+            raise ValueError(f"{name} with {options}: no finite loss")
         self.reduction = reduction
         self.options = options
 
@@ -452,6 +460,8 @@ class SPLC(ElementwiseLoss):
         **options,
     ):
         super().__init__(reduction, **options)
+        if not isinstance(start, Real):
+            raise ValueError(f"start is {start!r}: give the first epoch with correction")
         self.start = start
         self.epoch = 0
 

@@ -185,8 +185,8 @@ class PseudoLabels(nn.Module):
     `entropy_maximization`, but for what has a pseudo-label g: beta BCE(y_hat, g). After a warm-up
     and at the end of every epoch, `update` takes, of each speaker, the files without like
     or pseudo-label that claim least, and makes their claim their label: `share` of all untagged
-    files by the end, in equal steps. Asymmetric: negatives are taken by the many, positives never.
-    Zhou et al. (2022), as in `entropy_maximization`, and the authors' code.
+    files in the last epoch, in equal steps. Asymmetric: negatives are taken by the many, positives
+    never. Zhou et al. (2022), as in `entropy_maximization`, and the authors' code.
 
     The labels are a buffer, dense, files times speakers; NaN is none.
 
@@ -199,6 +199,11 @@ class PseudoLabels(nn.Module):
         0.9 there.
     alpha, beta : float
         Weights of entropy and of pseudo-labels; by data set 0.01 to 0.2 and 0.02 to 0.9 there.
+
+    Raises
+    ------
+    ValueError
+        Where the warm-up is as long as the training, or `share` is not in [0, 1].
     """
 
     labels: Tensor
@@ -216,6 +221,8 @@ class PseudoLabels(nn.Module):
         super().__init__()
         if not 0 <= warm_up < num_epochs:
             raise ValueError(f"warm_up is {warm_up}: choose fewer than the {num_epochs} epochs")
+        if not 0 <= share <= 1:
+            raise ValueError(f"share is {share}: choose from 0 to 1")
         self.num_epochs, self.warm_up = num_epochs, warm_up
         self.share, self.alpha, self.beta = share, alpha, beta
         self.register_buffer("labels", torch.full((num_files, num_speakers), torch.nan))
@@ -251,7 +258,9 @@ class PseudoLabels(nn.Module):
         if epoch < self.warm_up:
             return
         y_hat, untagged = y_hat.to(self.labels), y.to(self.labels.device) == 0
-        number = self.share * untagged.sum(0) / (self.num_epochs - self.warm_up)
+        # there are no claims before the first epoch, and those of the last one teach nothing
+        updates = max(1, self.num_epochs - max(1, self.warm_up))
+        number = self.share * untagged.sum(0) / updates
         free = untagged & self.labels.isnan()
         rank = y_hat.masked_fill(~free, torch.inf).argsort(0).argsort(0)
         chosen = free & (rank < number.floor())

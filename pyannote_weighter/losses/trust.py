@@ -24,7 +24,7 @@ class TrustedLikes(nn.Module):
 
     A like that is left out is as if the file were not tagged with it. Its cost is still observed,
     and it comes back when others cost more. Likes that are not confirmed from the beginning stay
-    out.
+    out, and count neither in the share nor in the median.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class TrustedLikes(nn.Module):
         Of all training files, in the order of their indices.
     num_speakers : int
     wrong : float
-        Share of the likes that are wrong, or thought to be, in [0, 0.5).
+        Share of the confirmed likes that are wrong, or thought to be, in [0, 0.5).
     warm_up : int
         Epochs in which all are believed.
     ramp : int
@@ -139,21 +139,38 @@ class TrustedLikes(nn.Module):
         self.epoch.fill_(epoch)
         share = self.wrong * min(1.0, max(0.0, (epoch - self.warm_up + 1) / self.ramp))
         excess = self.excess().nan_to_num(nan=-torch.inf)
-        most = int(share * len(excess))
+        most = int(share * int(self.confirmed.sum()))
         self.trusted.fill_(True)
         if most:
             worst = excess.topk(most)
             self.trusted[worst.indices[worst.values > 0]] = False
 
     def excess(self) -> Tensor:
-        """(all likes,) cost above the median of the likes of the same speaker, NaN if unseen."""
+        """(all likes,) cost above the median of the confirmed likes of the same speaker.
+
+        NaN of likes that are not confirmed, and of those that were not seen.
+        """
         speakers = self.keys % max(1, self.num_speakers)
-        seen = ~self.cost.isnan()
-        order = torch.argsort(self.cost.nan_to_num(nan=torch.inf))
+        cost = self.cost.masked_fill(~self.confirmed, torch.nan)
+        seen = ~cost.isnan()
+        order = torch.argsort(cost.nan_to_num(nan=torch.inf))
         order = order[torch.argsort(speakers[order], stable=True)]  # by speaker, then by cost
         number = torch.bincount(speakers[seen], minlength=self.num_speakers)
         first = torch.bincount(speakers, minlength=self.num_speakers).cumsum(0)
         first = first - torch.bincount(speakers, minlength=self.num_speakers)
         middle = first + (number - 1).clamp_min(0) // 2
-        median = self.cost[order[middle.clamp_max(max(0, len(order) - 1))]]
-        return self.cost - median[speakers]
+        median = cost[order[middle.clamp_max(max(0, len(order) - 1))]]
+        return cost - median[speakers]
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Refuse the state of other likes: what is kept of each one is known by its place."""
+        keys = state_dict.get(f"{prefix}keys")
+        if keys is not None and not torch.equal(keys.cpu(), self.keys.cpu()):
+            raise ValueError(
+                f"the checkpoint knows {len(keys)} likes and this training {len(self.keys)}, not "
+                "all of them the same. Where the files and their likes are those of the run, "
+                "others were found missing before the training: another device, number of "
+                "threads or version decides otherwise where it is close. Go on with what the run "
+                "was started with, or train into another folder"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)

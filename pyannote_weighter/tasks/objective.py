@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from pyannote_weighter.losses import TrustedLikes, any_slot, get_criterion
+from pyannote_weighter.losses import SetCriterion, TrustedLikes, any_slot, get_criterion
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.encoders import Encoded
 from pyannote_weighter.tagging import TaggingRate
@@ -27,7 +28,8 @@ class LikesObjective(nn.Module):
         See `pyannote_weighter.losses.get_criterion`.
     assignment : {"hungarian", "sinkhorn"}, optional
     lambda_ : float or "auto", optional
-        "auto": the tagging rate that the epoch before tells, see `TaggingRate`.
+        "auto": the tagging rate that the epoch before tells, see `TaggingRate`. Losses over
+        recordings have no such price.
     wrong_likes : float, optional
         See `TrustedLikes`.
 
@@ -48,11 +50,14 @@ class LikesObjective(nn.Module):
         wrong_likes: float = 0.0,
     ):
         super().__init__()
-        if isinstance(lambda_, str) and lambda_ != "auto":
+        if lambda_ != "auto" and (not isinstance(lambda_, Real) or isinstance(lambda_, bool)):
             raise ValueError(f"lambda_ is {lambda_!r}: choose a price of at least 0, or auto")
         TrustedLikes([], 0, wrong_likes)  # checks it
         first = FIRST_LAMBDA if lambda_ == "auto" else lambda_
         self.criterion = get_criterion(loss, first, assignment)
+        priced = isinstance(self.criterion, SetCriterion)
+        if not priced and lambda_ not in (FIRST_LAMBDA, 1.0):  # the default, and to weigh nothing
+            raise ValueError(f"loss {self.criterion.loss!r} has no price: leave lambda_ out")
         self.wrong_likes = wrong_likes
         self.trust: TrustedLikes | None = None
         self.tagging = TaggingRate(first) if lambda_ == "auto" else None
@@ -71,7 +76,7 @@ class LikesObjective(nn.Module):
         confirmed: Sequence[Tensor | None] | None = None,
         explained: float | None = None,
     ) -> None:
-        """Start what is kept of the training files.
+        """Start what is kept of the training files, whatever was kept of a training before.
 
         Parameters
         ----------
@@ -85,10 +90,20 @@ class LikesObjective(nn.Module):
         """
         if explained is not None:
             self.explained = torch.tensor(explained)
-        if hasattr(self.criterion, "prepare"):
-            self.criterion.prepare(likes, num_speakers, num_epochs)
+        self.trust = None
         if self.wrong_likes or confirmed is not None:
             self.trust = TrustedLikes(likes, num_speakers, self.wrong_likes, confirmed=confirmed)
+        if hasattr(self.criterion, "prepare"):
+            believed = self.believed(likes, [[number] for number in range(len(likes))])
+            self.criterion.prepare(believed, num_speakers, num_epochs)
+        if self.tagging is not None:
+            self.tagging.reset()
+            self.criterion.lambda_ = FIRST_LAMBDA
+
+    def check_epochs(self, num_epochs: int) -> None:
+        """Refuse a number of epochs that the loss cannot do with; -1 is one not known."""
+        if hasattr(self.criterion, "check_epochs"):
+            self.criterion.check_epochs(num_epochs)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw conclusions from the epochs before, 0 for the first."""
@@ -146,7 +161,8 @@ class LikesObjective(nn.Module):
         if self.tagging is not None:
             logs["lambda"] = self.criterion.lambda_
         if self.trust is not None:
-            logs["believed"] = self.trust.trusted.float().mean().item()
+            believed = self.trust.trusted & self.trust.confirmed
+            logs["believed"] = believed.float().mean().item() if len(believed) else 1.0
         return torch.stack([result.loss for result in results]), logs
 
 

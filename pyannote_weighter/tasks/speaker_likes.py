@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,26 @@ from pyannote_weighter.tasks.samples import (
 from pyannote_weighter.tasks.start import Start, find_start
 from pyannote_weighter.tasks.supervision import SUPERVISION, training_files, unnamed
 from pyannote_weighter.tasks.validation import Validation
+
+NO_FIT = 1000
+"""Epochs that a loss is told of where nothing is trained."""
+_PRICE = "a number of at least 0", lambda value: value >= 0
+_ABOVE = "a number above 0", lambda value: value > 0
+ALLOWED = {
+    "segmentation_step": ("a share above 0, at most 1", lambda value: 0 < value <= 1),
+    "duration": _ABOVE,
+    "batch_size": ("a whole number of at least 1", lambda value: _whole(value) and value >= 1),
+    "num_workers": ("a whole number of at least 0", lambda value: _whole(value) and value >= 0),
+    "wrong_likes": ("a share from 0 to under 0.5", lambda value: 0 <= value < 0.5),
+    "temperature": _ABOVE,
+    "splice": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
+    "alignment": _PRICE,
+    "reference": _PRICE,
+    "learning_rate": _PRICE,
+    "classifier_learning_rate": _PRICE,
+    "encoder_learning_rate": _PRICE,
+}
+"""What numbers among the options of `SpeakerLikes` may be, in words and as a test."""
 
 
 class SpeakerLikes(Validation, Task):
@@ -83,20 +103,22 @@ class SpeakerLikes(Validation, Task):
         What likes cost, by name or as `{"name": ..., **options}`: wbce (the published loss), bce,
         smoothed_bce, weak_negatives, focal, asymmetric, hill, splc, entropy_maximization, nnpu,
         softmax, recording_kl, role, pseudo_labels. See `pyannote_weighter.losses`. The last two
-        keep labels of each file, and files are then not spliced.
+        keep labels of each file, and files are then not spliced. The last one has to know the
+        number of epochs.
     assignment : {"hungarian", "sinkhorn"}, optional
         Likes to slots one to one, or softly.
     lambda_ : float or "auto", optional
         Price of confidence, see `pyannote_weighter.losses.SetCriterion`. "auto": after the first
         epoch the tagging rate, estimated again in every epoch, see `pyannote_weighter.tagging`;
-        wherever it was compared (`recipes/likes`) it did harm.
+        wherever it was compared (`recipes/likes`) it did harm. recording_kl, role and
+        pseudo_labels have no such price.
     complete : bool, optional
         Before training, look for speakers who are in a file without a like, by the voice that
         their other files have in common, and train as if they were liked there too, see
         `pyannote_weighter.prototypes.missing_likes`. `missing` says who was found.
     wrong_likes : float, optional
-        Share of the likes that name someone who is not there, or are thought to: as many, of
-        highest cost, are left out after the first epochs, see
+        Share of the likes that name someone who is not there, or are thought to, among those that
+        are confirmed: as many, of highest cost, are left out after the first epochs, see
         `pyannote_weighter.losses.TrustedLikes`.
     temperature : float, optional
         Of the classifier of speakers, which is dropped at inference.
@@ -130,8 +152,9 @@ class SpeakerLikes(Validation, Task):
     Raises
     ------
     ValueError
-        If an option has no such value; if no training file has what `supervision` asks for; of
-        likes, if the scope is "file" or no speaker is liked in two files.
+        If an option has no such value; if the training has too few epochs for `loss`; if no
+        training file has what `supervision` asks for; of likes, if the scope is "file" or no
+        speaker is liked in two files.
 
     References
     ----------
@@ -229,6 +252,10 @@ class SpeakerLikes(Validation, Task):
                 "(freeze=True)"
             )
         training, entries = self.list_training(self.model)
+        trainer = self.model._trainer
+        fitting = trainer is not None and trainer.state.fn == "fit"
+        if fitting and any(entry["likes"] for entry in entries):
+            self.objective.check_epochs(trainer.max_epochs)
         development = list(self.protocol.development()) if self.has_validation else []
 
         segmentation = None
@@ -254,9 +281,20 @@ class SpeakerLikes(Validation, Task):
         store(prepared, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what `prepare_data` wrote."""
-        if stage == "fit":
+        """Load what `prepare_data` wrote.
+
+        Parameters
+        ----------
+        stage : str, optional
+            Of Lightning, such as "fit" and "validate". None: a checkpoint is about to be loaded,
+            after the setup of the stage.
+        """
+        self.stage = stage
+        if stage is not None:
+            self.trainer = self.model.trainer  # pyannote tells the one of "fit" alone
             self.cache = self.trainer.strategy.broadcast(self.cache)
+        elif hasattr(self, "files"):
+            return
         self.prepared_data = load(self.cache, self.protocol.name)
         self.speaker_index = {s: k for k, s in enumerate(self.prepared_data["speakers"])}
         self.frame_cache = FrameCache(self.frames, self.prepared_data["extractor"])
@@ -269,9 +307,16 @@ class SpeakerLikes(Validation, Task):
         )
 
     def setup_loss_func(self) -> None:
-        """Add the classifier of the training speakers, if likes name any, to the model."""
+        """Add the classifier of the training speakers, if likes name any, to the model.
+
+        A training starts with a new one; otherwise one that fits stays.
+        """
         if not self.speaker_index:
             return
+        shape = self.model.hparams.dimension, len(self.speaker_index)
+        if self.stage != "fit" and hasattr(self.model, "loss_func"):
+            if self.model.loss_func.W.shape == shape:
+                return
         self.model.loss_func = NormalizedSoftmaxLoss(
             num_classes=len(self.speaker_index),
             embedding_size=self.model.hparams.dimension,
@@ -283,7 +328,7 @@ class SpeakerLikes(Validation, Task):
         likes = [self.files.likes(entry) for entry in self.prepared_data["train"]]
         found = iter(first.prototypes.confirmed)
         confirmed = [None if known is None else next(found) for known in likes]
-        epochs = self.trainer.max_epochs or 1
+        epochs = self.trainer.max_epochs if self.stage == "fit" else NO_FIT
         self.objective.prepare(likes, len(self.speaker_index), epochs, confirmed, first.explained)
         self.model.loss_func.objective = self.objective
 
@@ -433,3 +478,10 @@ def _check_numbers(**options) -> None:
     for name, value in options.items():
         if not isinstance(value, Real) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}: give a number")
+        words, allowed = ALLOWED[name]
+        if not (math.isfinite(value) and allowed(value)):
+            raise ValueError(f"{name} is {value}: choose {words}")
+
+
+def _whole(value: Real) -> bool:
+    return isinstance(value, Integral)

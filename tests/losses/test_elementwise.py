@@ -301,6 +301,24 @@ def test_splc_corrects_above_the_threshold():
     assert slope(splc, 0.39, 0.0, threshold=0.4) > 0 > slope(splc, 0.41, 0.0, threshold=0.4)
 
 
+@pytest.mark.parametrize(
+    "make, options, message",
+    [
+        (NNPU, {"prior": 2}, "prior is 2: give the share"),
+        (NNPU, {"prior": "0.1"}, "NNPU with {'prior': '0.1'}: "),
+        (NNPU, {"prior": 0.1, "surrogate": "x"}, "unknown surrogate 'x'"),
+        (Focal, {"gamma": "2"}, "Focal with {'gamma': '2'}: "),
+        (Focal, {"gamma": math.nan}, "Focal with {'gamma': nan}: no finite loss"),
+        (SPLC, {"threshold": None}, "SPLC with {'threshold': None}: "),
+        (SPLC, {"start": "1"}, "start is '1': give the first epoch with correction"),
+    ],
+)
+def test_options_that_no_loss_can_be_computed_with(make, options, message):
+    """Are told before any work is done."""
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
 def test_splc_starts_late():
     y_hat, y = torch.tensor([0.9]), torch.zeros(1)
     loss = SPLC(start=2, threshold=0.6)
@@ -336,6 +354,6 @@ def test_ends_half_precision_and_rounding_errors(name):
         y_hat = torch.tensor(claims, dtype=dtype, requires_grad=True)
         value = LOSSES[name]("none", **options)(y_hat, torch.tensor(tags))
         assert value.dtype == torch.float32 and value.isfinite().all()
-        if dtype == torch.float32:  # 1e8, the largest gradient, is beyond float16
+        if dtype != torch.float16:  # 1e8, the largest gradient, is beyond it
             value.sum().backward()
             assert y_hat.grad.isfinite().all()

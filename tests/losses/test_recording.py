@@ -248,3 +248,13 @@ def test_pseudo_labels():
     assert "labels" in loss.state_dict()  # survives a checkpoint
     with pytest.raises(ValueError, match="fewer than the 6 epochs"):
         PseudoLabels(20, 2, num_epochs=6, warm_up=6)
+    with pytest.raises(ValueError, match="share is 1.5: choose from 0 to 1"):
+        PseudoLabels(20, 2, num_epochs=6, warm_up=2, share=1.5)
+
+
+@pytest.mark.parametrize("warm_up", range(5))
+def test_pseudo_labels_are_all_there_in_the_last_epoch(warm_up):
+    loss = PseudoLabels(400, 1, num_epochs=5, warm_up=warm_up, share=0.9)
+    for epoch in range(1, 5):  # the last one is the fifth
+        loss.update(torch.rand(400, 1), torch.zeros(400, 1), epoch)
+    assert loss.labels.isfinite().float().mean().item() == pytest.approx(0.9)

@@ -73,6 +73,45 @@ def test_spliced_files_and_checkpoints():
     assert again.trusted.tolist() == trust.trusted.tolist()
 
 
+def test_unconfirmed_likes_take_nobodys_place():
+    """Nothing teaches them, so that they cost most; they are out already."""
+    torch.manual_seed(0)
+    likes = tensors([[n % 25, (n + 1) % 25] for n in range(50)])
+    confirmed = [torch.tensor([True, n >= 10]) for n in range(50)]
+    trust = TrustedLikes(likes, 25, wrong=0.1, confirmed=confirmed)
+    files = [[n] for n in range(50)]
+    claims = 0.7 + 0.2 * torch.rand(50, 25)
+    for n in range(10):
+        claims[n, likes[n][1]] = 1e-3
+    for n in range(20, 30):  # wrong
+        claims[n, likes[n][0]] = 0.2
+    trust.observe(claims, likes, files)
+    costs = (-torch.log(claims + 1e-8)).tolist()
+    known = [[k for k in x.tolist() if s[x == k]] for x, s in zip(likes, confirmed, strict=True)]
+    excess = trust.excess()
+    assert excess[trust.confirmed].tolist() == pytest.approx(slow_excess(known, costs), abs=1e-5)
+    assert excess[~trust.confirmed].isnan().all()
+    for epoch, left_out in ((1, 4), (2, 9)):  # of 90
+        trust.set_epoch(epoch)
+        assert (trust.confirmed & ~trust.trusted).sum() == left_out
+        kept = trust.keep(likes, files)
+        assert sum(map(len, kept)) == 90 - left_out
+    gone = [n for n in range(10, 50) if len(kept[n]) < 2]
+    assert len(gone) == 9 and set(gone) <= set(range(20, 30))
+
+
+@pytest.mark.parametrize(
+    "others", [[[0, 2], [1, 2]], [[0, 2], [1, 2], [4]], [[0], [1], [3]]], ids=str
+)
+def test_state_of_other_likes_is_refused(others):
+    trust = TrustedLikes(tensors([[0, 2], [1, 2], [3]]), 5, wrong=0.4)
+    state = torch.nn.ModuleDict({"trust": trust}).state_dict()
+    other = torch.nn.ModuleDict({"trust": TrustedLikes(tensors(others), 5, wrong=0.4)})
+    with pytest.raises(ValueError, match="knows 5 likes and this training .*Go on with what the"):
+        other.load_state_dict(state)
+    other.load_state_dict({}, strict=False)
+
+
 @pytest.mark.parametrize("wrong", [-0.1, 0.5, 1.0])
 def test_half_wrong_is_too_much(wrong):
     with pytest.raises(ValueError, match="from 0 to under 0.5"):

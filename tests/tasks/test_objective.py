@@ -68,7 +68,8 @@ def learn(toy: Toy, objective: LikesObjective, epochs: int = 12) -> list[float]:
 def test_every_loss_learns(loss):
     toy = Toy()
     before = toy.margin()
-    losses = learn(toy, LikesObjective(loss, lambda_=0.5))
+    price = {} if loss in list(RECORDING) else {"lambda_": 0.5}
+    losses = learn(toy, LikesObjective(loss, **price))
     assert toy.margin() > before + 0.2
     if loss not in ("splc", "pseudo_labels"):  # which change on the way
         assert losses[-1] < losses[0]
@@ -170,6 +171,70 @@ def test_wrong_likes_are_not_believed():
     assert not LikesObjective().state_dict()  # by default checkpoints are as they were
 
 
+def test_believed_are_those_that_are_confirmed_too():
+    toy, files = Toy(), [[number] for number in range(FILES)]
+    confirmed = [torch.tensor([number % 4 > 0, True]) for number in range(FILES)]
+    objective = LikesObjective()
+    objective.prepare(toy.likes, SPEAKERS, 4, confirmed)
+    confidence, log_p = toy()
+    _, logs = objective([confidence], [log_p], toy.likes, files)
+    assert logs["believed"] == pytest.approx(7 / 8)
+    objective.prepare([None] * FILES, SPEAKERS, 4, [None] * FILES)
+    _, logs = objective([confidence], [log_p], [None] * FILES, files)
+    assert logs["believed"] == 1.0
+
+
+@pytest.mark.parametrize("loss", CHOICES, ids=str)
+def test_likes_that_are_not_believed_teach_nothing(loss):
+    """The classifier learns as if the file were not tagged with them."""
+    likes, rest = [torch.tensor([0, 1])] * 2, [torch.tensor([0])] * 2
+    gradients, tagged = [], []
+    for given, confirmed in ((likes, [torch.tensor([True, False])] * 2), (rest, None)):
+        objective = LikesObjective(loss)
+        torch.manual_seed(0)  # of the labels that ROLE begins with
+        objective.prepare(given, 3, 10, confirmed)
+        confidence = torch.tensor([[0.5, 0.4, 0.3, 0.2]] * 2)
+        log_p = torch.zeros(2, 4, 3, requires_grad=True)
+        values, _ = objective([confidence], [log_p.log_softmax(dim=-1)], given, [[0], [1]])
+        values.sum().backward()
+        gradients.append(log_p.grad)
+        if loss == "pseudo_labels":  # may label what is not tagged
+            tagged.append(objective.criterion.tagged)
+    torch.testing.assert_close(*gradients)
+    assert all(kept.tolist() == [[True, False, False]] * 2 for kept in tagged)
+
+
+def test_labels_wait_for_likes_and_for_a_number_of_epochs():
+    for loss in RECORDING:
+        objective = LikesObjective(loss)
+        objective.set_epoch(1)  # references alone: nothing was prepared
+        objective.check_epochs(1)
+        if loss == "pseudo_labels":
+            with pytest.raises(ValueError, match="has to know how many .*: give max_epochs"):
+                objective.check_epochs(-1)
+            with pytest.raises(ValueError, match="has to know how many .*: give max_epochs"):
+                objective.prepare([torch.tensor([0])], 2, -1)
+        else:
+            objective.check_epochs(-1)
+            objective.prepare([torch.tensor([0])], 2, -1)
+    objective = LikesObjective({"name": "pseudo_labels", "warm_up": 3})
+    with pytest.raises(ValueError, match="warm_up is 3: choose fewer than the 2 epochs"):
+        objective.check_epochs(2)
+    objective.check_epochs(4)
+
+
+def test_nothing_of_one_training_is_in_the_next():
+    toy, objective = Toy(), LikesObjective(lambda_="auto", wrong_likes=0.1)
+    learn(toy, objective, epochs=5)
+    assert objective.criterion.lambda_ != FIRST_LAMBDA
+    objective.prepare(toy.likes, SPEAKERS, 5)
+    fresh = LikesObjective(lambda_="auto", wrong_likes=0.1)
+    fresh.prepare(toy.likes, SPEAKERS, 5)
+    assert objective.criterion.lambda_ == FIRST_LAMBDA
+    for name, value in fresh.state_dict().items():
+        torch.testing.assert_close(objective.state_dict()[name], value, equal_nan=True)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -183,6 +248,20 @@ def test_wrong_likes_are_not_believed():
         ({"lambda_": "automatic"}, "choose a price of at least 0, or auto"),
         ({"lambda_": -1.0}, "at least 0"),
         ({"wrong_likes": 0.6}, "under 0.5"),
+        ({"lambda_": None}, "lambda_ is None: choose a price of at least 0, or auto"),
+        ({"lambda_": True}, "lambda_ is True: choose a price of at least 0, or auto"),
+        ({"lambda_": float("nan")}, "lambda_ is nan: choose a finite price of at least 0"),
+        ({"loss": "role", "lambda_": 0.5}, "loss 'role' has no price: leave lambda_ out"),
+        ({"loss": "recording_kl", "lambda_": 0}, "'recording_kl' has no price: leave lambda_"),
+        ({"loss": "pseudo_labels", "lambda_": "auto"}, "'pseudo_labels' has no price"),
+        ({"loss": None}, "unknown loss None: choose one of wbce"),
+        ({"loss": {"name": ["wbce"]}}, r"unknown loss \['wbce'\]: choose one of wbce"),
+        ({"loss": {"name": "nnpu", "prior": 2}}, "loss 'nnpu': .*prior is 2: give the share"),
+        ({"loss": {"name": "nnpu", "prior": 0.1, "surrogate": "x"}}, "unknown surrogate 'x'"),
+        ({"loss": {"name": "pseudo_labels", "warm_up": -1}}, "warm_up is -1: choose fewer"),
+        ({"loss": {"name": "pseudo_labels", "share": "0.9"}}, "loss 'pseudo_labels': "),
+        ({"loss": {"name": "role", "weight": "1"}}, "loss 'role': "),
+        ({"loss": {"name": "role", "expected": float("nan")}}, "loss 'role': no finite loss"),
     ],
 )
 def test_refused_before_any_work(options, message):

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from pyannote.audio import Model
 
@@ -84,6 +85,60 @@ def test_resumed_training_ends_where_one_run_does(task, fit, tmp_path):
     assert trainer.current_epoch == 2 and trainer.global_step == 2 * 3
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": {"name": "pseudo_labels", "warm_up": 1}}])
+def test_validated_without_training_and_after_it(tones, task, fit, tmp_path, options):
+    quiet = dict.fromkeys(
+        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
+    torch.manual_seed(0)
+    model = small_weighter()
+    trained, development = task(development=tones[:3], **options), tones[:3]
+    trainer = fit(trained, model)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    classifier = model.loss_func
+    prototypes = classifier.W.detach().clone()
+    state = {name: value.clone() for name, value in model.loss_func.state_dict().items()}
+    judge = Trainer(**quiet, accelerator="cpu", max_epochs=1)
+    (after,) = judge.validate(model, verbose=False)
+    assert model.loss_func is classifier and torch.equal(classifier.W, prototypes)
+    for name, value in model.loss_func.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=0, equal_nan=True)
+    assert trained.trainer is judge  # whose number of processes counts
+
+    torch.manual_seed(0)  # as in a fresh process
+    other = small_weighter()
+    other.task = task(development=development, **options)
+    judge = Trainer(**quiet, accelerator="cpu", max_epochs=1)
+    assert set(judge.validate(other, verbose=False)[0]) == set(after)
+    (loaded,) = judge.validate(
+        other, ckpt_path=tmp_path / "last.ckpt", verbose=False, weights_only=False
+    )
+    assert loaded == after
+    assert torch.equal(other.loss_func.W, prototypes)
+
+
+def test_files_are_looked_at_once_when_a_training_goes_on(task, fit, monkeypatch, tmp_path):
+    fit(task(), max_epochs=1).save_checkpoint(tmp_path / "run.ckpt")
+    looks, look = [], start.complete_likes
+    monkeypatch.setattr(start, "complete_likes", lambda *args: (looks.append(1), look(*args))[1])
+    fit(task(), ckpt_path=tmp_path / "run.ckpt", weights_only=False)
+    assert len(looks) == 1
+
+
+def test_other_likes_found_missing_are_told_on_resume(task, fit, monkeypatch, tmp_path):
+    fit(task(), max_epochs=1).save_checkpoint(tmp_path / "run.ckpt")
+
+    def find(embeddings, weights, likes, num_speakers, most):
+        missing = [torch.tensor([]).long()] * len(likes)
+        missing[3] = torch.tensor([2])
+        every = [torch.cat(pair) for pair in zip(likes, missing, strict=True)]
+        return shared_prototypes(embeddings, weights, every, num_speakers), missing, every
+
+    monkeypatch.setattr(start, "complete_likes", find)
+    with pytest.raises(ValueError, match="others were found missing before the training"):
+        fit(task(), ckpt_path=tmp_path / "run.ckpt", weights_only=False)
 
 
 # -- files and likes ------------------------------------------------------------------------------
@@ -228,6 +283,40 @@ def test_what_a_loss_keeps_is_in_the_checkpoint(tones, task, fit, tmp_path, opti
     assert not any(name.startswith("loss_func") for name in loaded.state_dict())
 
 
+@pytest.mark.parametrize("loss", ["role", "pseudo_labels", "recording_kl"])
+def test_losses_of_recordings_without_likes(tones, task, fit, loss):
+    train = [file | {"annotation": reference(file, "ann bob")} for file in tones[:2]]
+    trainer = fit(task(train, supervision="references", loss=loss))
+    assert torch.isfinite(trainer.callback_metrics["loss/references"])
+
+
+def test_labels_need_to_know_the_epochs(task, fit):
+    for loss, options, told in (
+        ("pseudo_labels", {"max_epochs": None, "max_steps": 2}, "give max_epochs"),
+        ({"name": "pseudo_labels", "warm_up": 5}, {}, "warm_up is 5: choose fewer than the 2"),
+    ):
+        refusing = task(loss=loss)
+        with pytest.raises(ValueError, match=told):
+            fit(refusing, **options)
+        assert not refusing.frames.exists()  # before any work is done
+    assert fit(task(loss="role"), max_epochs=None, max_steps=2).global_step == 2
+
+
+def test_another_training_forgets_the_first(task, fit):
+    """Its first epoch has the first price, and it counts anew."""
+    again, model, prices = task(lambda_="auto"), small_weighter(), []
+
+    class Prices(Callback):
+        def on_train_epoch_end(self, trainer, model):
+            prices.append(again.objective.criterion.lambda_)
+
+    fit(again, model, max_epochs=3, callbacks=[Prices()])
+    assert prices[0] == pytest.approx(0.1) and again.objective.tagging.epoch == 2
+    fit(again, model, max_epochs=2, callbacks=[Prices()])
+    assert prices[3] == prices[0] != prices[4]
+    assert again.objective.tagging.epoch == 1
+
+
 def test_labels_of_files_forbid_splices(task):
     assert task(loss="role").splice == task(loss="pseudo_labels").splice == 0.0
     assert task(loss="recording_kl").splice == 0.2
@@ -283,6 +372,32 @@ def test_start_of_the_encoder_is_a_share(tones, task):
 )
 def test_what_is_no_number_is_told_before_any_work(task, name, value):
     with pytest.raises(ValueError, match=f"^{name} is .*: give a number"):
+        task(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "name, value, allowed",
+    [
+        ("segmentation_step", 0, "a share above 0, at most 1"),
+        ("segmentation_step", 1.5, "a share above 0, at most 1"),
+        ("duration", -5, "a number above 0"),
+        ("duration", math.inf, "a number above 0"),
+        ("batch_size", 0, "a whole number of at least 1"),
+        ("batch_size", 2.5, "a whole number of at least 1"),
+        ("num_workers", 1.5, "a whole number of at least 0"),
+        ("num_workers", -1, "a whole number of at least 0"),
+        ("wrong_likes", 0.5, "a share from 0 to under 0.5"),
+        ("temperature", 0, "a number above 0"),
+        ("splice", 1.5, "a share from 0 to 1"),
+        ("alignment", -1.0, "a number of at least 0"),
+        ("reference", -1, "a number of at least 0"),
+        ("learning_rate", math.nan, "a number of at least 0"),
+        ("classifier_learning_rate", -1e-2, "a number of at least 0"),
+        ("encoder_learning_rate", math.inf, "a number of at least 0"),
+    ],
+)
+def test_impossible_numbers_are_told_before_any_work(task, name, value, allowed):
+    with pytest.raises(ValueError, match=f"^{name} is {value}: choose {allowed}$"):
         task(**{name: value})
 
 
