@@ -1,8 +1,8 @@
 """Estimate the PLDA of the VBx baseline on recordings with references.
 
 Local speakers of the segmentation are embedded and get the name of whom the reference has there,
-so that PLDA learns from what VBx will be given. Two differences to the baseline: windows overlap
-by half (there by nine tenths), and speech of several people is not left out of the embeddings.
+so that PLDA learns from what VBx will be given, but that windows overlap by half (in the baseline
+by nine tenths).
 """
 
 import argparse
@@ -73,12 +73,7 @@ def main() -> None:
     torch.set_num_threads(1)
     models = pretrained_models()
     models["embedding"].shares_frames = True
-    stock = VBxDiarization(
-        **models,
-        segmentation_step=STEP,
-        embedding_batch_size=BATCH_SIZE,
-        embedding_exclude_overlap=False,
-    )
+    stock = VBxDiarization(**models, segmentation_step=STEP, embedding_batch_size=BATCH_SIZE)
     embeddings, speakers = [], []
     files = list(protocol_files(arguments.protocol, arguments.registry, arguments.subset))
     for file in track(files, description="embeddings", transient=True):
