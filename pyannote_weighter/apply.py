@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pyannote.audio import Pipeline
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pyannote_weighter.archive import audio_of, is_same_audio, read_content
 from pyannote_weighter.audio import in_memory, open_sound
 from pyannote_weighter.database.likes import by_recording, composed
 from pyannote_weighter.output import (
@@ -70,7 +70,8 @@ def apply_to_files(
         Diarization pipeline.
     files : sequence of path
     into : path
-        Folder, made if missing. Results of an earlier run are replaced.
+        Folder, made if missing. Results of an earlier run are replaced. Of which recording they
+        are is told by JSON: files in other formats alone are replaced, whatever they are of.
     formats : sequence of {"rttm", "json", "csv", "audacity", "webvtt", "png"}
         Files end in the same, but for "audacity" (label track: .txt) and "webvtt" (.vtt).
     options : dict, optional
@@ -95,8 +96,8 @@ def apply_to_files(
     ------
     ValueError
         For an unknown format, two files whose results would have the same name, a name that is
-        too long, results of another recording in their place, or likes of none of the files;
-        nothing has been done then.
+        too long, results of another recording or other JSON in their place, or likes of none of
+        the files; nothing has been done then.
     OSError
         If the folder cannot be written to: before anything is done, or after the file that found
         no room there any more.
@@ -106,7 +107,7 @@ def apply_to_files(
     check_formats(formats)
     check_names(files, into)
     likes = check_likes(files, likes)
-    check_recordings(files, into)
+    check_recordings(files, into, formats)
     check_folder(into)
     names = {composed(file.stem) for file in files}
     if others := [name for name in likes if name not in names]:
@@ -219,24 +220,36 @@ def _name_max(folder: Path) -> int:
         return NAME_MAX
 
 
-def check_recordings(files: Sequence[Path], into: Path) -> None:
+def check_recordings(files: Sequence[Path], into: Path, formats: Sequence[str]) -> None:
     """Refuse files in the place of whose results there are those of another recording.
 
-    A file that was moved has the same content, one that was edited the same path.
+    A file that was moved has the same content, one that was edited the same path. JSON that is no
+    result is not replaced either.
     """
     for file in files:
-        known = _source_of_result(into, file.stem)
-        if known is None:
+        path = _result_paths(into, file.stem, ["json"])["json"]
+        try:
+            if not path.is_file():
+                continue
+            source = _source(file)
+        except OSError:  # reading or writing will say so, and the others are done
             continue
         try:
-            source = _source(file)
-        except OSError:  # reading it will say so, and the others are done
+            known = audio_of(read_content(path))
+        except (OSError, ValueError) as error:
+            if "json" not in formats:
+                continue
+            raise ValueError(
+                f"results of {file} would replace {path}, which is no result of this program "
+                f"({error}): choose another --into, rename one of them, or remove it"
+            ) from None
+        if known is None:
             continue
         same_path = os.path.abspath(known["path"]) == os.path.abspath(source["path"])
-        if not (_is_same(known, source) or same_path):
+        if not (is_same_audio(known, source) or same_path):
             raise ValueError(
                 f"results of {file} would replace those of another recording, {known['path']} "
-                f"({into / file.stem}.json): choose another --into, rename one of the recordings, "
+                f"({path}): choose another --into, rename one of the recordings, "
                 "or remove the old results"
             )
 
@@ -290,14 +303,14 @@ def _result_paths(into: Path, name: str, formats: Sequence[str]) -> dict[str, Pa
 
 def _is_done(file: Path, into: Path, formats: Sequence[str]) -> bool:
     """Whether all results of a file are there, none older than the file or of another one."""
-    paths = _result_paths(into, file.stem, formats).values()
+    paths = _result_paths(into, file.stem, formats)
     try:
         changed = file.stat().st_mtime
-        if any(path.stat().st_mtime < changed for path in paths):
+        if any(path.stat().st_mtime < changed for path in paths.values()):
             return False
-        known = _source_of_result(into, file.stem) if "json" in formats else None
-        return known is None or _is_same(known, _source(file))
-    except OSError:  # mostly a result that is not there
+        known = audio_of(read_content(paths["json"])) if "json" in paths else None
+        return known is None or is_same_audio(known, _source(file))
+    except (OSError, ValueError):  # mostly a result that is not there
         return False
 
 
@@ -314,20 +327,6 @@ def _source(file: Path) -> dict[str, Any]:
                 stream.seek(size * piece // PIECES)
                 digest.update(stream.read(PIECE_SIZE))
     return {"path": encodable(str(file)), "bytes": size, "digest": digest.hexdigest()[:16]}
-
-
-def _is_same(known: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
-    return all(known[key] == source[key] for key in ("bytes", "digest"))
-
-
-def _source_of_result(into: Path, name: str) -> dict[str, Any] | None:
-    """See `_source`, of the file that a JSON result is of; None where nothing tells."""
-    path = _result_paths(into, name, ["json"])["json"]
-    try:
-        source = json.loads(path.read_text(encoding="utf-8"))["audio"]
-        return {key: source[key] for key in ("bytes", "digest")} | {"path": str(source["path"])}
-    except (OSError, ValueError, KeyError, TypeError):  # none, or of before this was written
-        return None
 
 
 def _write(

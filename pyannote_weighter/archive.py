@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyannote.core import Annotation, Segment
@@ -39,8 +40,45 @@ class Result(NamedTuple):
         return self.content.get("embedding_id")
 
 
+def read_content(path: Path) -> dict[str, Any]:
+    """Read a JSON result of any version, with embeddings or without.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it is no result, see `pyannote_weighter.output.to_json`.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("no object with uri, speakers and diarization")
+    if not isinstance(content.get("uri"), str):
+        raise ValueError("uri is no text")
+    for part in ("speakers", "diarization"):
+        if not isinstance(content.get(part), list):
+            raise ValueError(f"{part} is no list")
+    return content
+
+
+def audio_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Path, bytes and digest of the audio that a result is of; None where it does not tell."""
+    try:
+        audio = content["audio"]
+        return {key: audio[key] for key in ("bytes", "digest")} | {"path": str(audio["path"])}
+    except (KeyError, TypeError):  # of before this was written
+        return None
+
+
+def is_same_audio(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether files have the same content, wherever they are; see `audio_of`."""
+    return all(one[key] == other[key] for key in ("bytes", "digest"))
+
+
 def read_results(paths: Sequence[str | Path]) -> list[Result]:
     """Read JSON results; names that were given before are taken back.
+
+    A path that is given twice is read once.
 
     Raises
     ------
@@ -50,7 +88,7 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
         If one is no result with embeddings, or two are of the same recording.
     """
     results: dict[str, Result] = {}
-    for path in map(Path, paths):
+    for path in dict.fromkeys(map(Path, paths)):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; results are JSON that `apply` wrote")
         try:
@@ -71,9 +109,7 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
 
 def _read(path: Path) -> Result:
     """Read a result; ValueError, KeyError or TypeError where it is none."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content["uri"], str):
-        raise ValueError("uri is no text")
+    content = read_content(path)
     was = {e["speaker"]: e.pop("was", e["speaker"]) for e in content["speakers"]}
     if len(set(was.values())) < len(content["speakers"]):
         raise ValueError("two speakers have one label")
@@ -85,10 +121,13 @@ def _read(path: Path) -> Result:
     seconds = np.array([entry["duration"] for entry in entries], dtype=np.float32)
     if entries and not (embeddings.ndim == 2 and np.isfinite(embeddings).all()):
         raise ValueError("embeddings are not finite numbers, as many for each speaker")
+    if entries and not embeddings.size:
+        raise ValueError("embeddings are empty")
     if not np.isfinite(seconds).all():
         raise ValueError("durations are not finite")
     for turn in content["diarization"]:
-        Segment(float(turn["start"]), float(turn["end"]))
+        if not -math.inf < turn["start"] <= turn["end"] < math.inf:
+            raise ValueError(f"a turn from {turn['start']} to {turn['end']} s")
     speakers = Speakers([entry["speaker"] for entry in entries], embeddings, seconds)
     return Result(path, content, {label: name for name, label in was.items()}, speakers)
 
@@ -106,19 +145,47 @@ def _renamed(content: dict, names: Mapping[str, str]) -> dict:
 def _embedding_id(results: Sequence[Result], voices: Voices | None = None) -> str | None:
     """What made all embeddings; ValueError where some of them do not compare."""
     made: dict[str, str] = {}
-    if voices is not None and voices.embedding_id is not None:
-        made[voices.embedding_id] = "the voices"
+    sizes: dict[str, str] = {}
+    if voices is not None:
+        if voices.embedding_id is not None:
+            made[voices.embedding_id] = "the voices"
+        sizes[f"{voices.vectors.shape[-1]} dimensions"] = "the voices"
     for result in results:
         if result.embedding_id is not None:
             made.setdefault(result.embedding_id, str(result.path))
-    if len(made) > 1:
-        (one, first), (other, second) = list(made.items())[:2]
-        raise ValueError(
-            f"embeddings of {first} ({one}) and {second} ({other}) do not compare: they are of "
-            "different pipelines, or of different `embedding_duration`; diarize the recordings of "
-            "one of them again, without --resume"
-        )
+        if result.speakers.labels:
+            size = result.speakers.embeddings.shape[-1]
+            sizes.setdefault(f"{size} dimensions", str(result.path))
+    for kinds in (made, sizes):
+        if len(kinds) > 1:
+            (one, first), (other, second) = list(kinds.items())[:2]
+            raise ValueError(
+                f"embeddings of {first} ({one}) and {second} ({other}) do not compare: they are "
+                "of different pipelines, or of different `embedding_duration`; diarize the "
+                "recordings of one of them again, without --resume"
+            )
     return next(iter(made), None)
+
+
+def _check_place(result: Result, path: Path) -> None:
+    """Refuse to replace what is not of the same recording."""
+    if not path.is_file():
+        return
+    advice = "choose another --into, rename one of them, or remove the old file"
+    try:
+        there = read_content(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{result.path} with names would replace {path}, which is no result of this program "
+            f"({error}): {advice}"
+        ) from None
+    audio, known = audio_of(result.content), audio_of(there)
+    other_audio = audio is not None and known is not None and not is_same_audio(audio, known)
+    if other_audio or composed(there["uri"]) != composed(result.uri):
+        raise ValueError(
+            f"{result.path} with names would replace {path}, which is of another recording "
+            f"({known['path'] if other_audio else there['uri']}): {advice}"
+        )
 
 
 class Summary(NamedTuple):
@@ -164,7 +231,8 @@ def name_results(
     ------
     ValueError
         If likes teach nothing, embeddings are of another Weighter, a name is the label of
-        somebody else, or two results would be one file; nothing has been written then.
+        somebody else, two results would be one file, or there is JSON in their place that is of
+        another recording or no result; nothing has been written then.
     """
     into, unclear, doubtful, unused = Path(into), [], [], []
     by_stem: dict[str, Path] = {}
@@ -172,6 +240,7 @@ def name_results(
         other = by_stem.setdefault(result.path.stem.casefold(), result.path)
         if other != result.path:
             raise ValueError(f"{other} and {result.path} would be named in one file: rename one")
+        _check_place(result, into / f"{result.path.stem}.json")
     files = [result.speakers for result in results]
     embedding_id = _embedding_id(results, voices)
     if voices is None:

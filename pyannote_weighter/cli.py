@@ -88,6 +88,9 @@ def apply(
         ),
     ] = None,
     device: Device = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of PyTorch; default: its own choice.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option(help="Leave out files whose results are there, however they were made.")
     ] = False,
@@ -110,9 +113,13 @@ def apply(
     check_names(unique, into)
     liked = None if likes is None else read_likes(likes)
     check_likes(unique, liked, str(likes))
-    check_recordings(unique, into)
+    check_recordings(unique, into, wanted)
     where = _device(device)
     check_folder(into)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
     from pyannote_weighter.pipelines.folders import load_pipeline
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE

@@ -89,12 +89,18 @@ def pool(scores: Sequence[Score]) -> dict[str, float]:
         all files together, and `right_count`, the share of files with the right number of
         speakers.
     """
-    total = sum(s.total for s in scores)
-    if not total > 0:
-        raise ValueError("no reference speech in any of the files: there is nothing to score")
+    total = _speech(scores)
     rates = {part: sum(getattr(s, part) for s in scores) / total for part in RATES}
     right = sum(s.speakers == s.reference_speakers for s in scores)
     return {**rates, "right_count": right / len(scores)}
+
+
+def _speech(scores: Sequence[Score]) -> float:
+    """Reference speech of all files; ValueError where there is none."""
+    total = sum(s.total for s in scores)
+    if not total > 0:
+        raise ValueError("no reference speech in any of the files: there is nothing to score")
+    return total
 
 
 def bootstrap(
@@ -121,7 +127,13 @@ def bootstrap(
     -------
     low, high : float
         The percentile interval. The same every time: the draws are seeded.
+
+    Raises
+    ------
+    ValueError
+        If there is no reference speech, or systems differ in their number of files.
     """
+    _speech(scores)
     total = np.array([s.total for s in scores])  # (files,)
     errors = np.array([getattr(s, part) for s in scores])
     if against is not None:

@@ -224,7 +224,8 @@ def test_resume_leaves_alone_what_is_done(tmp_path, audio):
     later = old.stat().st_mtime + 100
     os.utime(old, (later, later))
     before = (out / "done.json").stat().st_mtime_ns
-    (out / "old.json").write_text("of another recording")
+    content = {"uri": "of another recording", "speakers": [], "diarization": []}
+    (out / "old.json").write_text(json.dumps(content))
     failures, screen = run([done, half, old, new], out, resume=True)
     assert not failures and "1 of 4 files are done" in screen
     assert (out / "done.json").stat().st_mtime_ns == before
@@ -261,13 +262,37 @@ def test_another_recording_of_the_same_name_is_not_done(tmp_path, audio):
     assert (out / "01.json").read_bytes() != before
 
 
-@pytest.mark.parametrize("content", ["{}", '{"audio": 3}', '{"audio": {"path": "x"}}', "[]", ""])
-def test_results_that_do_not_say_of_what_they_are_count_as_done(tmp_path, audio, content):
+@pytest.mark.parametrize("told", [{}, {"audio": 3}, {"audio": {"path": "x"}}, {"audio": []}])
+def test_results_that_do_not_say_of_what_they_are_count_as_done(tmp_path, audio, told):
     file, out = audio("a.wav"), tmp_path / "out"
     assert not run([file], out)[0]
-    (out / "a.json").write_text(content)
+    content = {"uri": "a", "speakers": [], "diarization": []} | told
+    (out / "a.json").write_text(json.dumps(content))
     assert "1 of 1 files are done" in run([file], out, resume=True)[1]
     assert not run([file], out)[0]  # nor is it in the way
+    assert json.loads((out / "a.json").read_text())["speakers"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "\udce9", '{"audio": 3}', '{"text": "Hello.", "segments": []}',
+     '{"uri": null, "speakers": [], "diarization": []}',
+     '{"uri": "talk", "speakers": {}, "diarization": []}',
+     '{"uri": "talk", "speakers": [], "diarization": "none"}'],
+)  # fmt: skip
+def test_json_that_is_no_result_is_not_replaced(tmp_path, audio, text):
+    files, out = [audio("first.wav"), audio("talk.wav")], tmp_path / "out"
+    there = out / "talk.json"
+    out.mkdir()
+    there.write_bytes(text.encode("utf-8", "surrogateescape"))
+    before = there.read_bytes()
+    HalfAndHalf.calls.clear()
+    for resume in (True, False):
+        with pytest.raises(ValueError, match=r"talk.wav would replace .*talk.json, .* no result"):
+            run(files, out, resume=resume)
+    assert not HalfAndHalf.calls and list(out.iterdir()) == [there]
+    assert not run(files, out, formats=["rttm"])[0]  # which leaves it alone
+    assert there.read_bytes() == before
 
 
 def test_a_folder_that_takes_no_results_is_refused_before_anything_is_computed(

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from pyannote.database.util import load_rttm
 from typer.testing import CliRunner
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 from pyannote_weighter.archive import VOICES, find_voice, name_results, read_results
 from pyannote_weighter.cli import app
 from pyannote_weighter.naming import Voices
-from tests.test_naming import PEOPLE, archive
+from tests.test_naming import PEOPLE, archive, voice
 
 
 def run_cli(*arguments: str):
@@ -123,13 +124,26 @@ def broken(what: str) -> str:
         first["embedding"].append(1.0)
     elif what == "text":
         first["embedding"] = "text"
+    elif what == "empty":
+        for entry in content["speakers"]:
+            entry["embedding"] = []
+    elif what == "speakers":
+        content |= {"speakers": {}, "diarization": []}
+    elif what == "turns":
+        content["diarization"] = {}
+    elif what == "backwards":
+        content["diarization"][0]["start"] = 1.5
+    elif what == "never":
+        content["diarization"][0]["end"] = float("inf")
+    elif what == "words":
+        content["diarization"][0] |= {"start": "zero", "end": "one"}
     return json.dumps(content)
 
 
 @pytest.mark.parametrize(
     "what",
     ["no uri", "uri", "no turns", "stranger", "one label", "no embedding", "null", "NaN",
-     "ragged", "text"],
+     "ragged", "text", "empty", "speakers", "turns", "backwards", "never", "words"],
 )  # fmt: skip
 def test_what_is_no_result_is_named(tmp_path, what):
     path = tmp_path / "bad.json"
@@ -198,6 +212,70 @@ def test_missing_and_double_results(tmp_path):
     copy.write_bytes(paths[0].read_bytes())
     with pytest.raises(ValueError, match=r"result00.json and .*copy.json are both of file 00"):
         read_results([*paths, copy])
+    twice = read_results([*paths, str(paths[0]), paths[1]])
+    assert [result.path for result in twice] == paths
+
+
+def test_a_turn_without_length_is_one(tmp_path):
+    """Times are rounded."""
+    content = json.loads(broken("nothing"))
+    content["diarization"][0]["end"] = 0.0
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert read_results([tmp_path / "a.json"])[0].content["diarization"] == content["diarization"]
+
+
+def write_talk(folder, **options):
+    """One result that is called talk.json, and voices to name it by."""
+    (path,), _ = write_results(folder, 1)
+    talk = path.rename(folder / "talk.json")
+    talk.write_text(json.dumps(json.loads(talk.read_text()) | {"uri": "talk"} | options))
+    return read_results([talk]), Voices((PEOPLE[0],), np.float32([voice(0)]), 0.5, (2,))
+
+
+AUDIO = {"path": "talk.wav", "bytes": 80, "digest": "a"}
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        ({"audio": AUDIO}, {"audio": AUDIO | {"digest": "b"}}),
+        ({"audio": AUDIO}, {"audio": AUDIO | {"bytes": 81}}),
+        ({"audio": AUDIO}, {"uri": "other"}),
+        ({}, {"uri": "other"}),
+    ],
+)
+def test_names_of_another_recording_are_not_replaced(tmp_path, first, second):
+    results, voices = write_talk(tmp_path / "one", **first)
+    others, _ = write_talk(tmp_path / "two", **second)
+    more = read_results(write_results(tmp_path / "three", 1)[0])
+    named = tmp_path / "named"
+    name_results(results, named, voices=voices)
+    before = {path: path.read_bytes() for path in named.iterdir()}
+    with pytest.raises(
+        ValueError, match=r"two.talk.json with names would replace .*named.talk.json, .* another"
+    ):
+        name_results([*more, *others], named, voices=voices)
+    assert {path: path.read_bytes() for path in named.iterdir()} == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"text": "Hello.", "segments": []}'])
+def test_names_do_not_replace_what_is_no_result(tmp_path, text):
+    results, voices = write_talk(tmp_path / "one")
+    there = tmp_path / "named" / "talk.json"
+    there.parent.mkdir()
+    there.write_text(text)
+    with pytest.raises(ValueError, match=r"one.talk.json .*named.talk.json, .* no result"):
+        name_results(results, there.parent, voices=voices)
+    assert there.read_text() == text and list(there.parent.iterdir()) == [there]
+
+
+def test_names_of_the_same_recording_are_replaced(tmp_path):
+    named = tmp_path / "named"
+    for options in ({}, {"audio": AUDIO}, {"audio": AUDIO | {"path": "moved.wav"}}, {}):
+        results, voices = write_talk(tmp_path / "one", **options)
+        name_results(results, named, voices=voices)
+        assert json.loads((named / "talk.json").read_text()).get("audio") == options.get("audio")
+    name_results(results, tmp_path / "one", voices=voices)  # in their own place
 
 
 def test_a_voice_is_found_where_it_is(tmp_path):
@@ -258,3 +336,27 @@ def test_embeddings_that_do_not_compare_are_refused(tmp_path):
     with pytest.raises(ValueError, match="diarize the recordings of one of them again"):
         find_voice(PEOPLE[0], others, known)
     assert not (tmp_path / "again").exists()
+
+
+def test_embeddings_of_another_dimension_are_named(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    name_results(read_results(paths[:39]), tmp_path / "named", present)
+    known = Voices.load(tmp_path / "named" / VOICES)
+    content = json.loads(paths[39].read_text())
+    for entry in content["speakers"]:
+        entry["embedding"] = entry["embedding"][:8]
+    paths[39].write_text(json.dumps(content))
+    results, told = read_results(paths), r"result39.json .8 dimensions. do not compare"
+    for likes in (present, dict(list(present.items())[:30])):  # also where nobody has listened
+        with pytest.raises(ValueError, match=f"result00.json .64 dimensions. and .*{told}"):
+            name_results(results, tmp_path / "again", likes)
+    for some in (results, results[39:]):
+        with pytest.raises(ValueError, match=f"of the voices .64 dimensions. and .*{told}"):
+            name_results(some, tmp_path / "again", voices=known)
+        with pytest.raises(ValueError, match=f"of the voices .64 dimensions. and .*{told}"):
+            find_voice(PEOPLE[0], some, known)
+    assert not (tmp_path / "again").exists()
+    nobody = {"uri": "silence", "speakers": [], "diarization": []}
+    (tmp_path / "silence.json").write_text(json.dumps(nobody))  # which has no dimension
+    silent = read_results([tmp_path / "silence.json", *paths[:39]])
+    name_results(silent, tmp_path / "again", voices=known)

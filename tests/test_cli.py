@@ -95,6 +95,27 @@ def test_apply_with_likes(tmp_path, audio, monkeypatch):
     assert given == [3]
 
 
+def test_threads_of_apply(tmp_path, audio, monkeypatch):
+    before, given = torch.get_num_threads(), []
+    run = HalfAndHalf.apply
+
+    def remember(self, file, **options):
+        given.append(torch.get_num_threads())
+        return run(self, file, **options)
+
+    monkeypatch.setattr(HalfAndHalf, "apply", remember)
+    arguments = ["apply", str(audio), "--into", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--pipeline", str(write_pipeline(tmp_path / "pipeline"))]
+    try:
+        for more in ([], ["--threads", "3"]):
+            result = runner.invoke(app, [*arguments, *more])
+            assert result.exit_code == 0, result.output
+    finally:
+        torch.set_num_threads(before)
+    assert given == [before, 3]
+    assert runner.invoke(app, [*arguments, "--threads", "0"]).exit_code == 2
+
+
 @pytest.mark.parametrize("name", ["foo", "cuda:99", "meta", ""])
 def test_devices_that_are_not_there_are_refused(tmp_path, audio, name):
     arguments = ["apply", str(audio), "--into", str(tmp_path / "out"), "--device", name]

@@ -62,6 +62,12 @@ def test_pool_weighs_files_by_speech():
         pool([Score(0, 0, 1, 0, 0, 1)])
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_nothing_to_draw_from_is_said(count):
+    with pytest.raises(ValueError, match="nothing to score"):
+        bootstrap([Score(0, 0, 1, 0, 0, 1)] * count, "error")
+
+
 def test_bootstrap_agrees_with_plain_python():
     scores = random_scores(0)
     rng = random.Random(1)
