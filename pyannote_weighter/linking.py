@@ -318,8 +318,9 @@ class Slots:
         speaker_of : (M,) array of int
             See `assign`.
         add : bool, optional
-            Add them (default), or take the largest: whoever has the most probable slot is then the
-            most probable speaker, and nobody is outvoted by two slots of another one.
+            Add them (default), to 1 at most, or take the largest: whoever has the most probable
+            slot is then the most probable speaker, and nobody is outvoted by two slots of another
+            one.
 
         Returns
         -------
@@ -334,6 +335,7 @@ class Slots:
             for column in np.flatnonzero(of_column >= 0):
                 target = joined[:, np.searchsorted(speakers, of_column[column])]
                 join(target, part[:, column], out=target)
+            np.minimum(joined, 1.0, out=joined)  # slots that know nothing of each other add up
             parts.append(joined)
             present.append(speakers)
         return Groups(parts, present, int(speaker_of.max()) + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from pyannote.audio import Inference, Model
 from pyannote.audio.core.io import AudioFile
+from pyannote.audio.core.task import Resolution, Specifications
 from pyannote.audio.models.blocks.sincnet import SincNet
 from pyannote.audio.pipelines.utils import get_model
 from pyannote.audio.utils.reproducibility import fix_reproducibility
@@ -25,24 +27,55 @@ from pyannote_weighter.recording import open_recording
 PRETRAINED = "segmentation-3.0"
 
 
+def load_model(model: Model | str | dict | Path, token=None, cache_dir=None) -> Model:
+    """Load a model as `pyannote.audio.pipelines.utils.get_model` does, or a path to one.
+
+    Parameters
+    ----------
+    model : Model, str, dict or Path
+    token, cache_dir : optional
+        See `pyannote.audio.Model.from_pretrained`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing is there, and it cannot be a name on the Hub ("owner/name").
+    """
+    path = os.fspath(model) if isinstance(model, str | Path) else None
+    if path is not None and not os.path.exists(path):
+        if isinstance(model, Path) or os.path.isabs(path) or path.count("/") > 1:
+            raise FileNotFoundError(f"{path}: no such model: give a checkpoint, or its folder")
+    return get_model(model if path is None else path, token=token, cache_dir=cache_dir)
+
+
 def get_segmentation(
-    segmentation: Model | str | dict = PRETRAINED, token=None, cache_dir=None
+    segmentation: Model | str | dict | Path = PRETRAINED, token=None, cache_dir=None
 ) -> Model:
     """Load a segmentation model.
 
     Parameters
     ----------
-    segmentation : Model, str or dict
+    segmentation : Model, str, dict or Path
         "segmentation-3.0" is the one of the extra `pretrained`; everything else goes to
-        `pyannote.audio.pipelines.utils.get_model`.
+        `load_model`.
     token, cache_dir : optional
         See `pyannote.audio.Model.from_pretrained`.
+
+    Raises
+    ------
+    FileNotFoundError
+        See `load_model`.
+    ValueError
+        If the model is no segmentation.
     """
     if isinstance(segmentation, str) and segmentation == PRETRAINED:
         segmentation = str(segmentation_path())
-    elif isinstance(segmentation, Path):
-        segmentation = str(segmentation)
-    return get_model(segmentation, token=token, cache_dir=cache_dir)
+    model = load_model(segmentation, token=token, cache_dir=cache_dir)
+    made_for = model.specifications
+    if not isinstance(made_for, Specifications) or made_for.resolution != Resolution.FRAME:
+        name = "segmentation" if isinstance(segmentation, Model) else segmentation
+        raise ValueError(f"{name} is a {type(model).__name__}, not a segmentation")
+    return model
 
 
 class OneByOne(SincNet):
@@ -119,11 +152,12 @@ def count_speakers(
     model = segmentation.model
     fix_reproducibility(segmentation.device)
     with open_recording(file, model.audio.sample_rate) as recording:
-        windows = SlidingWindow(duration=segmentation.duration, step=segmentation.step)
         field = model.receptive_field
         frames = SlidingWindow(duration=field.duration, step=field.step)
         size = model.audio.get_num_samples(segmentation.duration)
         step = round(segmentation.step * model.audio.sample_rate)
+        # windows are where they are read, else they would drift apart in long recordings
+        windows = SlidingWindow(segmentation.duration, step / model.audio.sample_rate)
         num_windows = 1 + max(0, -(-(recording.num_samples - size) // step))
 
         last = windows.duration + (num_windows - 1) * windows.step

@@ -220,6 +220,15 @@ def test_slots_of_one_speaker_are_added_across_and_within_windows():
     np.testing.assert_allclose(speakers[10:].sum(axis=0), [4, 5], rtol=1e-6)
 
 
+def test_weightings_of_one_speaker_add_to_one_at_most():
+    """Independent sigmoids, as of the encoder wavlm, say of two slots that both have a frame."""
+    slots = slots_of([[8, 7, 2, 1], [9, 3, 0, 0]], [A] * 2 + [B] * 2 + [A, B] * 2, [1] * 8)
+    groups = slots.join(np.array([0, 0, 1, 1, 0, 1, 0, 1]))
+    np.testing.assert_allclose(groups.weightings[0], np.tile([1.0, 0.3], (10, 1)), rtol=1e-6)
+    np.testing.assert_allclose(groups.weightings[1], np.tile([0.9, 0.3], (10, 1)), rtol=1e-6)
+    assert slots.speakers(**OPTIONS).max() <= 1
+
+
 def test_confidence_duration_and_bounds():
     slots = slots_of([[4, 3, 0.5]], [A, B, C], [0.9, 0.3, 0.9])
     assert slots.speakers(**OPTIONS).sum(axis=0) == pytest.approx([4])

@@ -1,6 +1,7 @@
 """Speaker counts of a real conversation, and features read at other frames."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from pyannote.core import SlidingWindow, SlidingWindowFeature
 from pyannote.database.util import load_rttm
 
 from pyannote_weighter.audio import in_memory
+from pyannote_weighter.models import CAMPPlus
+from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.segmentation import (
     OneByOne,
     count_speakers,
@@ -25,6 +28,7 @@ from pyannote_weighter.segmentation import (
     segmentation_inference,
     silence_after,
 )
+from tests.models.test_weighter import small_weighter
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +144,27 @@ def test_path_is_a_segmentation_too(model):
 
     for source in (segmentation_path(), str(segmentation_path()), model):
         assert get_segmentation(source).specifications == model.specifications
+
+
+def test_what_is_no_segmentation(tmp_path):
+    for nowhere in (str(tmp_path / "x"), tmp_path / "x", Path("x"), "no/such/folder"):
+        with pytest.raises(FileNotFoundError, match="x: no such model|no/such/folder: no such"):
+            get_segmentation(nowhere)
+    model = small_weighter()
+    with pytest.raises(ValueError, match="segmentation is a Weighter, not a segmentation"):
+        get_segmentation(model)
+    save_checkpoint(model, tmp_path / "weighter" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="weighter is a Weighter, not a segmentation"):
+        get_segmentation(str(tmp_path / "weighter"))
+    with pytest.raises(ValueError, match="is a CAMPPlus, not a segmentation"):
+        get_segmentation(CAMPPlus())
+
+
+def test_windows_are_where_they_are_read(model):
+    """A step that is no whole number of samples: no drift from one window to the next."""
+    silence = {"waveform": torch.zeros(1, 16000 * 14), "sample_rate": 16000, "uri": "silence"}
+    _, _, local = count_speakers(segmentation_inference(model, step=1 / 7), silence)
+    assert len(local.active) == 4 and local.windows.step == 22857 / 16000
 
 
 @settings(max_examples=50, deadline=None)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import cached_property, partial
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 from pyannote.audio import Model, Pipeline
 from pyannote.audio.core.io import AudioFile
-from pyannote.audio.pipelines.utils import get_model
 from pyannote.audio.pipelines.utils.diarization import SpeakerDiarizationMixin
 from pyannote.core import Annotation, SlidingWindowFeature
 from pyannote.metrics.diarization import GreedyDiarizationErrorRate
@@ -25,12 +27,13 @@ from pyannote_weighter.models.checkpoint import fingerprint
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.attribution import Attribution
 from pyannote_weighter.pipelines.spill import Rows
-from pyannote_weighter.pipelines.voices import SECONDS, embed_alone
+from pyannote_weighter.pipelines.voices import LEAST, SECONDS, embed_alone
 from pyannote_weighter.presence import Presence
 from pyannote_weighter.recording import open_recording
 from pyannote_weighter.segmentation import (
     count_speakers,
     get_segmentation,
+    load_model,
     segmentation_inference,
     silence_after,
 )
@@ -39,6 +42,44 @@ CACHE = "training_cache/weighter"
 BATCH_SIZES = {"cpu": (8, 1), "gpu": (64, 8)}
 """Windows of the segmentation, and blocks of frames, that are computed at once: on a CPU what
 stays in its caches, on a GPU (0.8 GB) what keeps it busy; twice as many are no faster there."""
+_SIZE = (
+    "a whole number of at least 1, or None for that of the device",
+    lambda value: value is None or (isinstance(value, Integral) and value >= 1),
+)
+ALLOWED = {
+    "segmentation_step": ("a share above 0, at most 1", lambda value: 0 < value <= 1),
+    "window": ("seconds, at least 1, or infinity", lambda value: value >= 1),
+    "segmentation_batch_size": _SIZE,
+    "embedding_batch_size": _SIZE,
+    "embedding_duration": (
+        f"seconds, or 0; an embedding takes at least {LEAST:g}",
+        lambda value: value is None or value == 0 or LEAST <= value < np.inf,
+    ),
+}
+"""What numbers among the options of the pipeline may be, in words and as a test."""
+
+
+def _check(**options) -> None:
+    """Refuse options that are not `ALLOWED`."""
+    for name, value in options.items():
+        words, test = ALLOWED[name]
+        try:
+            allowed = test(value)
+        except TypeError:  # no number
+            allowed = False
+        if not allowed:
+            raise ValueError(f"{name} is {value!r}: choose {words}")
+
+
+def _with_coefficients(
+    kind: type[Likeness | Presence], name: str, offset: float, coefficients: dict | None
+) -> Likeness | Presence:
+    """Likeness or presence; the option of that name has the coefficients that are not usual."""
+    known = [field.name for field in fields(kind)]
+    for key in coefficients or {}:
+        if key not in known:
+            raise ValueError(f"{name} has no coefficient {key!r}: choose from {', '.join(known)}")
+    return kind(**{"offset": offset} | (coefficients or {}))
 
 
 class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
@@ -51,16 +92,16 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
 
     Parameters
     ----------
-    segmentation : Model, str or dict, optional
+    segmentation : Model, str, dict or Path, optional
         "segmentation-3.0" is the one that the extra `pretrained` installs.
         Else see `pyannote.audio.pipelines.utils.get_model`.
-    weighter : Weighter, str or dict
+    weighter : Weighter, str, dict or Path
         Trained Weighter. See `pyannote.audio.pipelines.utils.get_model`.
     segmentation_step : float, optional
         Step between windows of the segmentation, as a share of their duration.
     window : float, optional
-        Longest stretch that the Weighter sees at once, in seconds. Longer files are cut, and the
-        slots of their windows are linked.
+        Longest stretch that the Weighter sees at once, in seconds: at least one. Longer files are
+        cut, and the slots of their windows are linked. Infinity (`.inf` in YAML) never cuts.
     segmentation_batch_size, embedding_batch_size : int, optional
         They change speed and memory; on a CPU they do not change the result. Defaults to
         `BATCH_SIZES` of the device.
@@ -68,10 +109,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Keep frames in half precision between the steps (default).
     embedding_duration : float, optional
         Seconds of each speaker, talking alone, that the backbone is given once more for the
-        embedding of the speaker. With 0, and of who talks alone for less than 0.3 s, it is pooled
-        from the frames of the recording. Defaults to 0 with a backbone that hears voices apart
-        (CAM++), and to 10 with others, whose frames hold the people around as well. The
-        diarization does not depend on it.
+        embedding of the speaker: 0.3 at least. With 0, and of who talks alone for less than 0.3 s,
+        it is pooled from the frames of the recording. Defaults to 0 with a backbone that hears
+        voices apart (CAM++), and to 10 with others, whose frames hold the people around as well.
+        The diarization does not depend on it.
     legacy : bool, optional
         Return the annotation alone.
     likeness, presence : dict, optional
@@ -110,7 +151,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
 
     def __init__(
         self,
-        segmentation: Model | str | dict = "segmentation-3.0",
+        segmentation: Model | str | dict | Path = "segmentation-3.0",
         weighter: Weighter | str | dict | Path = "",
         segmentation_step: float = 0.25,
         window: float = 600.0,
@@ -129,18 +170,23 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         super().__init__()
         if not weighter:
             raise ValueError("weighter is missing: give a trained Weighter, or a path to one")
-        if embedding_duration is not None and not 0 <= embedding_duration < np.inf:
-            raise ValueError(f"embedding_duration is {embedding_duration}: choose seconds, or 0")
+        _check(
+            segmentation_step=segmentation_step,
+            window=window,
+            segmentation_batch_size=segmentation_batch_size,
+            embedding_batch_size=embedding_batch_size,
+            embedding_duration=embedding_duration,
+        )
+        self._token = object()  # no other pipeline has it, copies neither: see `compute`
         self.legacy = legacy
         self.window = window
         self._batch_sizes = segmentation_batch_size, embedding_batch_size
         self.half = half
-        self.likeness = Likeness(**{"offset": cosine_offset} | (likeness or {}))
-        self.presence = Presence(**{"offset": cosine_offset} | (presence or {}))
+        self.likeness = _with_coefficients(Likeness, "likeness", cosine_offset, likeness)
+        self.presence = _with_coefficients(Presence, "presence", cosine_offset, presence)
         self.der_variant = der_variant or {"collar": 0.0, "skip_overlap": False}
 
-        weighter = str(weighter) if isinstance(weighter, Path) else weighter
-        model = get_model(weighter, token=token, cache_dir=cache_dir)
+        model = load_model(weighter, token=token, cache_dir=cache_dir)
         if not isinstance(model, Weighter):
             raise ValueError(f"{weighter} is a {type(model).__name__}, not a Weighter")
         self._weighter = model
@@ -226,9 +272,11 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         for name, bound in bounds.items():
             if bound is not None and bound < 1:
                 raise ValueError(f"{name}_speakers must be at least 1, got {bound}")
+        asked = num_speakers is not None or min_speakers is not None
         _, min_speakers, max_speakers = self.set_num_speakers(
             num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers
         )
+        min_speakers = min_speakers if asked else None
         count, frames, local = self.compute(file, hook)
         uri = file.get("uri") if isinstance(file, Mapping) else None
         annotation_only = self.legacy or self.training  # nobody will see the embeddings
@@ -265,7 +313,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         frames: torch.Tensor | Rows,
         count: SlidingWindowFeature,
         local: LocalSpeakers | None = None,
-        min_speakers: int = 1,
+        min_speakers: int | None = None,
         max_speakers: float = np.inf,
         uri: str | None = None,
         hook: Callable | None = None,
@@ -276,28 +324,29 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Parameters
         ----------
         frames, count, local, min_speakers, max_speakers, uri, hook, listen
-            See `Attribution.__call__`.
+            See `Attribution.__call__`. Without `min_speakers` there may be nobody; with it, a
+            warning says if there are fewer.
 
         Returns
         -------
         output : WeighterOutput
         """
         output = self.attribution(
-            frames, count, local, min_speakers, max_speakers, uri, hook, listen
+            frames, count, local, min_speakers or 1, max_speakers, uri, hook, listen
         )
         found = len(output.confidence)
-        if found < min_speakers:
-            warnings.warn(
-                f"{uri}: {min_speakers} speakers were asked for, but the Weighter tells only "
-                f"{found} apart in this file",
-                stacklevel=3,
-            )
+        if min_speakers is not None and found < min_speakers:
+            asked = "1 speaker was" if min_speakers == 1 else f"{min_speakers} speakers were"
+            told = f"the Weighter tells only {found} apart" if found else "nobody is heard"
+            warnings.warn(f"{uri}: {asked} asked for, but {told} in this file", stacklevel=3)
         return output
 
     def compute(
         self, file: AudioFile, hook: Callable
     ) -> tuple[SlidingWindowFeature, Rows, LocalSpeakers]:
         """Everything that does not depend on hyper-parameters of the weightings.
+
+        In training it is kept in the file, where it is a mapping, for this pipeline alone.
 
         Returns
         -------
@@ -308,8 +357,20 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         """
         powerset = self._segmentation.model.specifications.powerset
         threshold = None if powerset else self.segmentation.threshold
-        if self.training and file.get(CACHE, {}).get("threshold", -1) == threshold:
-            return tuple(file[CACHE][key] for key in ("count", "frames", "local"))
+        keeps = self.training and isinstance(file, Mapping)
+        if keeps:
+            settings = (
+                *(threshold, self._segmentation.step, self.half),
+                *(file.get("sample_rate"), file.get("channel")),
+            )
+            sources = self._token, file.get("audio"), file.get("waveform")
+            known = file.get(CACHE)
+            if (
+                known is not None
+                and known["settings"] == settings
+                and all(map(operator.is_, known["sources"], sources))
+            ):
+                return known["computed"]
 
         mean, count, local = count_speakers(
             self._segmentation, file, threshold=threshold, hook=partial(hook, "segmentation", None)
@@ -332,14 +393,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             ):
                 frames.append(some)
         hook("embeddings", frames)
-        if self.training:
-            file[CACHE] = {
-                "threshold": threshold,
-                "count": count,
-                "frames": frames,
-                "local": local,
-            }
-        return count, frames, local
+        computed = count, frames, local
+        if keeps:
+            file[CACHE] = {"settings": settings, "sources": sources, "computed": computed}
+        return computed
 
     def get_metric(self) -> GreedyDiarizationErrorRate:
         """Diarization error rate that the optimizer minimizes."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import yaml
 from pyannote.audio import __version__ as pyannote_audio_version
 
@@ -17,7 +19,7 @@ def export_pipeline(
     model: Weighter,
     folder: str | Path,
     parameters: dict,
-    segmentation: str = "segmentation-3.0",
+    segmentation: str | Path = "segmentation-3.0",
     **options,
 ) -> Path:
     """Write `config.yaml` and `weighter/pytorch_model.bin`.
@@ -29,7 +31,7 @@ def export_pipeline(
         Created if need be; what it holds is replaced file by file.
     parameters : dict
         Hyper-parameters of `WeighterDiarization`.
-    segmentation : str, optional
+    segmentation : str or Path, optional
         Segmentation that the pipeline loads.
     **options
         Further options of `WeighterDiarization`, such as `cosine_offset`.
@@ -37,9 +39,13 @@ def export_pipeline(
     Returns
     -------
     folder : Path
+
+    Raises
+    ------
+    yaml.YAMLError
+        If an option is something that a file cannot hold, such as a model: nothing is written.
     """
     folder = Path(folder)
-    save_checkpoint(model, folder / "weighter" / "pytorch_model.bin")
     config = {
         "dependencies": {
             "pyannote.audio": pyannote_audio_version,
@@ -51,6 +57,19 @@ def export_pipeline(
         },
         "params": parameters,
     }
+    text = yaml.safe_dump(_plain(config), sort_keys=False)
+    save_checkpoint(model, folder / "weighter" / "pytorch_model.bin")
     with atomic(folder / "config.yaml") as path:
-        path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     return folder
+
+
+def _plain(value):
+    """Same, in types that YAML knows."""
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value

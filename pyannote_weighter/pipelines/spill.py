@@ -6,19 +6,21 @@ import errno
 import os
 import tempfile
 import weakref
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 MEMORY = 2**26  # bytes
+BLOCK = 2**14  # rows that are copied at a time
 
 
 class Rows:
     """Rows of numbers, written once in order, read in any order.
 
     The file has no name where the system allows (it does but for Windows), so that nothing is
-    left of it when the process ends, whatever ends it.
+    left of it when the process ends, whatever ends it. Rows can be copied and pickled.
 
     Parameters
     ----------
@@ -42,6 +44,7 @@ class Rows:
         self.dtype = np.dtype(np.float16 if half else np.float32)
         self.precision = torch.float16 if half else torch.float32
         self.shape = (0, width)
+        self.memory = memory
         self.file = tempfile.SpooledTemporaryFile(max_size=memory)
         weakref.finalize(self, self.file.close)
 
@@ -77,3 +80,19 @@ class Rows:
         self.file.seek(start * self.shape[1] * self.dtype.itemsize)
         self.file.readinto(values.data)
         return torch.from_numpy(values)
+
+    def __deepcopy__(self, memo: dict) -> Rows:
+        """Same rows, in a file of their own where they are many."""
+        parts = (self[start : start + BLOCK] for start in range(0, len(self), BLOCK))
+        return _filled(self.shape[1], self.dtype == np.float16, self.memory, parts)
+
+    def __reduce__(self):
+        """What `pickle` needs: all rows, at once."""
+        return _filled, (self.shape[1], self.dtype == np.float16, self.memory, [self[:]])
+
+
+def _filled(width: int, half: bool, memory: int, parts: Iterable[Tensor]) -> Rows:
+    rows = Rows(width, half, memory)
+    for part in parts:
+        rows.append(part)
+    return rows

@@ -81,7 +81,7 @@ def embed_alone(
     seconds : float
         What is heard of each at most: the longest stretches.
     progress : callable, optional
-        Called with (speakers done, speakers in all) after each of them.
+        Called with (speakers done, speakers in all) before the first and after each of them.
 
     Returns
     -------
@@ -99,6 +99,8 @@ def embed_alone(
     runs = longest_runs(speaker, num_speakers, max(1, round(seconds / frames.step)))
     embeddings = np.zeros((num_speakers, weighter.dimension[1]), dtype=np.float32)
     heard = np.zeros(num_speakers, dtype=bool)
+    if progress is not None:
+        progress(0, num_speakers)
     with open_recording(file, rate) as recording:
         for number, found in enumerate(runs):
             times = frames.start + 0.5 * frames.duration + found * frames.step

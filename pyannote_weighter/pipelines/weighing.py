@@ -37,11 +37,11 @@ def cut_windows(weighter: Weighter, num_frames: int, longest: float) -> list[tup
         Windows start with one of its steps.
     num_frames : int
     longest : float
-        In seconds.
+        In seconds; infinity never cuts.
     """
     step = weighter.encoder.step
     num_steps = -(-num_frames // step)
-    most = max(1, int(longest / weighter.steps.step + 1e-6))  # steps
+    most = max(1, int(min(longest / weighter.steps.step, num_steps) + 1e-6))  # steps
     num_windows = max(1, -(-num_steps // most))
     bounds = np.linspace(0, num_steps, num_windows + 1).round().astype(int) * step
     bounds[-1] = num_frames

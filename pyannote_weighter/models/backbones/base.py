@@ -240,7 +240,7 @@ def stream_frames(
     batch_size : int, optional
         Windows computed at once. Defaults to 4.
     progress : callable, optional
-        Called with (windows done, windows in all) after every batch.
+        Called with (windows done, windows in all) before the first batch and after every one.
     voices : (num_frames(num_samples),) array of int, optional
         Frames near each other with the same number are one voice, see `Backbone.forward`.
 
@@ -267,6 +267,8 @@ def stream_frames(
         num_samples = (per_window - 1) * backbone.frame_step + backbone.receptive_field_size
     ends = [*starts[1:], total]
 
+    if progress is not None:
+        progress(0, len(starts))
     for done in range(0, len(starts), batch_size):
         batch = starts[done : done + batch_size]
         first = batch[0] * backbone.frame_step
