@@ -226,8 +226,8 @@ def test_report_tells_who_is_above_whom(report, monkeypatch, tmp_path):
     assert f"not above smoothed k-means, {outside}: none" in likes
     assert f"not above sticky HMM, {outside}: 1: {where}" in likes
     assert "VBx" not in likes  # nobody has looked
-    assert "below G = 4, though the limits are above: none" in likes
-    assert f"below eta = 0.9: 1: {where}" in likes
+    assert "below G = 4" not in likes  # a limit is below it, too, in the only cell
+    assert f"below eta = 0.9 (of 1 that have both): 1: {where}" in likes
 
 
 def test_report_without_results(report, monkeypatch, tmp_path):
