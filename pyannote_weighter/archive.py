@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_content(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("no object with uri, speakers and diarization")
-    if not isinstance(content.get("uri"), str):
+    if not isinstance(content.get("uri", 0), str | None):  # null where nobody knew it
         raise ValueError("uri is no text")
     for part in ("speakers", "diarization"):
         if not isinstance(content.get(part), list):
@@ -110,6 +111,8 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
 def _read(path: Path) -> Result:
     """Read a result; ValueError, KeyError or TypeError where it is none."""
     content = read_content(path)
+    if content["uri"] is None:
+        raise ValueError("uri is null")
     was = {e["speaker"]: e.pop("was", e["speaker"]) for e in content["speakers"]}
     if len(set(was.values())) < len(content["speakers"]):
         raise ValueError("two speakers have one label")
@@ -171,7 +174,10 @@ def _check_place(result: Result, path: Path) -> None:
     """Refuse to replace what is not of the same recording."""
     if not path.is_file():
         return
-    advice = "choose another --into, rename one of them, or remove the old file"
+    advice = (
+        "choose another --into, rename one of them, or, if it is the same and was edited, remove "
+        "the old file"
+    )
     try:
         there = read_content(path)
     except (OSError, ValueError) as error:
@@ -181,7 +187,10 @@ def _check_place(result: Result, path: Path) -> None:
         ) from None
     audio, known = audio_of(result.content), audio_of(there)
     other_audio = audio is not None and known is not None and not is_same_audio(audio, known)
-    if other_audio or composed(there["uri"]) != composed(result.uri):
+    if other_audio and os.path.isabs(known["path"]):
+        other_audio = audio["path"] != known["path"]  # else it was edited
+    other_uri = there["uri"] is not None and composed(there["uri"]) != composed(result.uri)
+    if other_audio or other_uri:
         raise ValueError(
             f"{result.path} with names would replace {path}, which is of another recording "
             f"({known['path'] if other_audio else there['uri']}): {advice}"

@@ -9,6 +9,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -82,8 +83,8 @@ def benchmark(
         The `database.yml` that defines the protocol.
     into : path
         Folder of `benchmark.json` and `benchmark.md`. What a `benchmark.json` there holds already
-        is not computed again, unless version, pipeline, parameters, audio or reference have
-        changed.
+        is not computed again, unless audio, reference, pipeline, version of this package or, of
+        baselines, parameters or `REVISION` have changed.
     subset : {"train", "development", "test"}
     pipelines : sequence of path
         Folders for pyannote's `Pipeline.from_pretrained`; each becomes a row.
@@ -255,9 +256,11 @@ def _key(name: str, parameters: dict) -> str:
 
 
 def _digests(file) -> dict[str, str]:
-    """Digests of the reference and the audio: results of others are stale."""
-    with tempfile.TemporaryDirectory() as notes:
-        return {"reference": reference_digest(file), "audio": audio_id(file, Path(notes))}
+    """Digests of the reference and the audio, if that is there: results of others are stale."""
+    digests = {"reference": reference_digest(file)}
+    with tempfile.TemporaryDirectory() as notes, suppress(OSError):
+        digests["audio"] = audio_id(file, Path(notes))
+    return digests
 
 
 def _run_file(file, baselines: dict, pipelines: dict, results: dict, console: Console) -> None:

@@ -61,9 +61,10 @@ class Checkpoints(Checkpoint):
         """Note which files the run was judged on that goes on; earlier versions did not tell."""
         self.resumed_on = state.get("development")
 
-    def on_fit_start(self, trainer: lightning.Trainer, model: Weighter) -> None:
-        """Forget values of other development files."""
-        self.development = development_id(model.task.prepared_data["development"])
+    def on_train_start(self, trainer: lightning.Trainer, model: Weighter) -> None:
+        """Forget values of other development files, if there are epochs to come."""
+        entries = model.task.prepared_data["development"]
+        self.development = development_id(entries, self.metric)
         if self.best is not None and self.best_on not in (None, self.development):
             rank_zero_warn(
                 f"epoch {self.best['epoch']} was best on other development files "

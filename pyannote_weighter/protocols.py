@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import yaml
@@ -14,6 +15,7 @@ from pyannote.database import registry as global_registry
 from pyannote.database.protocol.protocol import Protocol
 from pyannote.database.registry import Registry
 
+_LOCK = RLock()
 LEVELS = ("databases", "tasks", "protocols", "subsets", "entries")  # below `Protocols`
 SUBSETS = ("train", "development", "test")
 
@@ -118,11 +120,16 @@ def _asked_in_place_of_the_global(path: str | Path, registry: Registry) -> Itera
     A meta-protocol looks its protocols up there, whatever registry it was loaded into. To load
     them there for good would mix them with those of other files.
     """
-    global_registry.get_protocol = partial(find_protocol, path=path, registry=registry)
-    try:
-        yield
-    finally:
-        del global_registry.get_protocol
+    ours = partial(find_protocol, path=path, registry=registry)
+    with _LOCK:
+        before = vars(global_registry).get("get_protocol")
+        global_registry.get_protocol = ours
+        try:
+            yield
+        finally:
+            del global_registry.get_protocol
+            if before is not None:  # one of these within another
+                global_registry.get_protocol = before
 
 
 def protocol_files(protocol: str, registry: str | Path, subset: str) -> Iterator:

@@ -276,7 +276,7 @@ def test_results_that_do_not_say_of_what_they_are_count_as_done(tmp_path, audio,
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", "\udce9", '{"audio": 3}', '{"text": "Hello.", "segments": []}',
-     '{"uri": null, "speakers": [], "diarization": []}',
+     '{"uri": 3, "speakers": [], "diarization": []}',
      '{"uri": "talk", "speakers": {}, "diarization": []}',
      '{"uri": "talk", "speakers": [], "diarization": "none"}'],
 )  # fmt: skip

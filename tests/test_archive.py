@@ -276,6 +276,13 @@ def test_names_of_the_same_recording_are_replaced(tmp_path):
         name_results(results, named, voices=voices)
         assert json.loads((named / "talk.json").read_text()).get("audio") == options.get("audio")
     name_results(results, tmp_path / "one", voices=voices)  # in their own place
+    edited = AUDIO | {"path": str(tmp_path / "talk.wav")}
+    for digest in "ab":
+        results, voices = write_talk(tmp_path / "one", audio=edited | {"digest": digest})
+        name_results(results, named, voices=voices)
+    nameless = json.loads((named / "talk.json").read_text()) | {"uri": None}
+    (named / "talk.json").write_text(json.dumps(nameless))
+    name_results(results, named, voices=voices)
 
 
 def test_a_voice_is_found_where_it_is(tmp_path):

@@ -134,6 +134,15 @@ def test_other_audio_is_done_again(registry, pipeline):
     assert HalfAndHalf.calls == ["one", "two", "two"]
 
 
+def test_what_is_done_needs_no_audio(registry, pipeline):
+    """Tables are made again where recordings are not at hand."""
+    before = run(registry, pipeline, rivals=False)
+    (registry.parent / "two.wav").unlink()
+    after = run(registry, pipeline, rivals=False)
+    assert HalfAndHalf.calls == ["one", "two"] and not after["failures"]
+    assert after["summary"] == before["summary"]
+
+
 def test_other_baselines_are_done_again(registry, pipeline, fake_baselines, monkeypatch):
     before = run(registry, pipeline)
     monkeypatch.setattr(module, "REVISION", module.REVISION + 1)

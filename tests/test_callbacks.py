@@ -153,6 +153,12 @@ def test_best_of_other_development_files(judge, mode, first, then):
     assert judge([then], "bob ann", mode)[0] == best
 
 
+def test_best_of_a_finished_training_stays(judge):
+    """Whatever the development files are by now: nothing is looked for anew."""
+    best, _ = judge([0.1])
+    assert judge([], "bob ann")[0] == best
+
+
 def test_early_stopping_on_other_development_files(judge):
     assert judge([0.1, 0.3], patience=2)[1] == 2
     with pytest.warns(UserWarning, match="other development files"):

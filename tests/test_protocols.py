@@ -6,6 +6,7 @@ from pyannote.database import registry as global_registry
 from pyannote.database.registry import Registry
 
 from pyannote_weighter.protocols import (
+    _asked_in_place_of_the_global,
     find_protocol,
     load_registry,
     protocol_files,
@@ -155,6 +156,17 @@ def test_meta_protocols(tmp_path):
         assert [next(files)["uri"][0] for files in iterators.values()] == ["a", "b"]
     assert vars(global_registry) == before
     assert all(vars(global_registry)[key] is value for key, value in before.items())
+
+
+def test_meta_protocols_within_each_other(tmp_path):
+    """One lists its files while another one is asked; afterwards all is as before."""
+    first, second = meta(tmp_path / "first"), meta(tmp_path / "second")
+    loaded = load_registry(first)
+    with _asked_in_place_of_the_global(first, loaded):
+        ours = vars(global_registry)["get_protocol"]
+        assert len(list(protocol_files(BOTH, second, "test"))) == 2
+        assert vars(global_registry)["get_protocol"] is ours
+    assert "get_protocol" not in vars(global_registry)
 
 
 def test_meta_protocols_of_what_another_file_defines(tmp_path):

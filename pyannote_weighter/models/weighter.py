@@ -331,7 +331,7 @@ class Weighter(Model):
 
     def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
         """Move what the network sees; what it is compared with is needed on the CPU first."""
-        if not isinstance(batch, dict):
+        if not (isinstance(batch, dict) and "frames" in batch):  # no batch of `SpeakerLikes`
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 

@@ -41,7 +41,7 @@ from pyannote_weighter.segmentation import (
 CACHE = "training_cache/weighter"
 BATCH_SIZES = {"cpu": (8, 1), "gpu": (64, 8)}
 """Windows of the segmentation, and blocks of frames, that are computed at once: on a CPU what
-stays in its caches, on a GPU (0.8 GB) what keeps it busy; twice as many are no faster there."""
+stays in its caches, on a GPU (about 1 GB) what keeps it busy; twice as many are hardly faster."""
 _SIZE = (
     "a whole number of at least 1, or None for that of the device",
     lambda value: value is None or (isinstance(value, Integral) and value >= 1),
@@ -211,17 +211,22 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         )
 
     def to(self, device: torch.device) -> WeighterDiarization:
-        """Move all models to a device, and choose batch sizes that suit it."""
+        """Move all models to a device, and choose batch sizes that suit it.
+
+        Those that were set since they were chosen last stay.
+        """
+        chosen = self._chosen == (self._segmentation.batch_size, self.embedding_batch_size)
         super().to(device)
-        self._choose_batch_sizes()
+        if chosen:
+            self._choose_batch_sizes()
         return self
 
     def _choose_batch_sizes(self) -> None:
         """Those that were asked for, else those of the device."""
         usual = BATCH_SIZES["cpu" if self._weighter.device.type == "cpu" else "gpu"]
         asked = self._batch_sizes
-        self._segmentation.batch_size = usual[0] if asked[0] is None else asked[0]
-        self.embedding_batch_size = usual[1] if asked[1] is None else asked[1]
+        self._chosen = tuple(u if a is None else a for u, a in zip(usual, asked, strict=True))
+        self._segmentation.batch_size, self.embedding_batch_size = self._chosen
 
     def default_parameters(self) -> dict:
         """Parameters that recipes/linking chose on development conversations."""

@@ -52,15 +52,19 @@ def reference_id(entry: dict) -> str | None:
     return digest([sorted(entry["turns"]), entry["annotated"]])
 
 
-def development_id(entries: Sequence[dict]) -> str:
+def development_id(entries: Sequence[dict], metric: str | None) -> str:
     """Digest of development files: values of metrics are of those with the same one.
 
     Parameters
     ----------
     entries : list of dict
-        See `pyannote_weighter.tasks.samples.reference_entry`.
+        In any order, see `pyannote_weighter.tasks.samples.reference_entry`.
+    metric : str or None
+        What is compared, see `pyannote_weighter.tasks.metrics.choose_metric`.
     """
-    return digest([[entry["uri"], entry["likes"], reference_id(entry)] for entry in entries])
+    by_reference = metric == "DiarizationErrorRate"
+    judged = [[e["uri"], reference_id(e) if by_reference else e["likes"]] for e in entries]
+    return digest(sorted(judged, key=lambda entry: entry[0]))
 
 
 def training_data(entries: Sequence[dict]) -> list[dict]:

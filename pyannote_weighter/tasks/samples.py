@@ -10,6 +10,7 @@ import torch
 from pyannote.core import SlidingWindow
 from torch import Tensor
 
+JUDGED = 600.0  # seconds of a development file that are judged, at least
 LISTED = ("names", "reference", "annotated", "num_speakers", "file")
 """What batches hold as lists, one item a file."""
 
@@ -80,8 +81,10 @@ def reference_entry(file) -> dict:
     entry = {"uri": file["uri"], "likes": None, "turns": None, "annotated": None}
     if likes is not None:
         entry["likes"] = sorted(set(likes))
+    if annotation is not None and annotated is not None:
+        annotation = annotation.crop(annotated)
     # RTTM cannot tell a file without speech from one that it does not list
-    if annotation and (annotated is None or annotated):
+    if annotation and annotation.get_timeline()[0].start < JUDGED:
         entry["turns"] = [
             [turn.start, turn.end, str(speaker)]
             for turn, _, speaker in annotation.itertracks(yield_label=True)

@@ -23,7 +23,7 @@ from pyannote_weighter.tasks.metrics import (
     LikesMeanAveragePrecision,
     have_references,
 )
-from pyannote_weighter.tasks.samples import crop_reference
+from pyannote_weighter.tasks.samples import JUDGED, crop_reference
 
 
 def active_speakers(
@@ -97,7 +97,7 @@ class Validation:
         entry = entries[index % len(entries)]
         if index >= len(entries):  # keeps a process busy while others have a file: not judged
             entry = entry | {"likes": None, "turns": None}
-        longest = self.files.frames_in(max(600.0, self.duration))
+        longest = self.files.frames_in(max(JUDGED, self.duration))
         sample = self.files.read(entry | {"likes": []}, 0, longest)
         known = crop_reference(entry, self.model.frames, 0, len(sample["frames"]))
         return sample | known | {"names": entry["likes"]}

@@ -436,6 +436,9 @@ def test_batch_sizes_are_those_of_the_device(weighter, monkeypatch):
             built.to(torch.device("cpu"))
             sizes.append((built._segmentation.batch_size, built.embedding_batch_size))
     assert sizes == [(8, 1), (64, 8), (8, 1), (3, 2), (3, 2), (3, 2)]
+    built = WeighterDiarization(weighter=weighter)
+    built.embedding_batch_size = 4  # set by hand: it stays
+    assert built.to(torch.device("cpu")).embedding_batch_size == 4
 
 
 def test_batch_sizes_change_nothing(pipeline, sample):

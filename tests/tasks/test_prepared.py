@@ -73,8 +73,9 @@ def test_data_survive_json():
 
 
 def test_development_files_are_told_apart():
-    same = development_id([file | {"frames": "elsewhere"} for file in WAS])
-    assert development_id(WAS) == same
+    der, precision = "DiarizationErrorRate", "LikesMeanAveragePrecision"
+    same = development_id([file | {"frames": "elsewhere"} for file in WAS], der)
+    assert development_id(WAS, der) == same == development_id(WAS[::-1], der)
     others = [
         WAS[:2],
         [*WAS[:2], entry("other"), WAS[3]],
@@ -84,4 +85,10 @@ def test_development_files_are_told_apart():
         [WAS[0], entry("two", "", turns=[[0.0, 1.0, "bob"]]), *WAS[2:]],
         [WAS[0], entry("two", "", True, annotated=[[0.0, 1.0]]), *WAS[2:]],
     ]
-    assert len({same, *map(development_id, others)}) == 1 + len(others)
+    by_likes = others[2:4]  # what differs is what is judged
+    by_reference = [*others[:2], *others[4:]]
+    assert len({same, *(development_id(o, der) for o in by_reference)}) == 1 + len(by_reference)
+    assert {development_id(o, der) for o in by_likes} == {same}
+    same = development_id(WAS, precision)
+    assert len({same, *(development_id(o, precision) for o in by_likes)}) == 1 + len(by_likes)
+    assert {development_id(o, precision) for o in others[4:]} == {same}

@@ -84,6 +84,7 @@ def test_reference_entry_survives_json():
     region = Timeline([Segment(0.0, 1.0), Segment(2.0, 3.0)])
     entry = reference_entry({"uri": "a", "annotation": annotation, "annotated": region})
     assert entry["annotated"] == [[0.0, 1.0], [2.0, 3.0]] and len(entry["turns"]) == 2
+    assert {turn[1] for turn in entry["turns"]} == {1.0}  # where the annotation ends
     assert json.loads(json.dumps(entry)) == entry
 
 
@@ -91,10 +92,14 @@ def test_references_that_say_nothing():
     """RTTM gives an empty annotation for a file that it does not list, UEM likewise."""
     annotation = Annotation(uri="a")
     annotation[Segment(0.5, 1.25)] = "bob"
+    late = Annotation(uri="a")
+    late[Segment(700.0, 800.0)] = "bob"  # beyond what is judged
     empty = [
         {"annotation": Annotation(uri="a")},
         {"annotation": Annotation(uri="a"), "annotated": Timeline([Segment(0.0, 1.0)])},
         {"annotation": annotation, "annotated": Timeline()},
+        {"annotation": annotation, "annotated": Timeline([Segment(5.0, 9.0)])},
+        {"annotation": late},
     ]
     for file in empty:
         entry = reference_entry({"uri": "a"} | file)
