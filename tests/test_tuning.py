@@ -124,12 +124,17 @@ def planted(samples, model) -> list[Slots]:
     return files
 
 
-def test_planted_best_is_found(model, monkeypatch):
+@pytest.fixture
+def samples(model) -> list[dict]:
+    """Two files of two people who take turns."""
     length = round(4.0 / model.frames.step)
-    samples = [
+    return [
         sample(model, turns(0, 1, 0, -1, 1, 0, length=length, num_speakers=2), seed=0),
         sample(model, turns(1, 0, 1, 0, length=length, num_speakers=2), seed=1),
     ]
+
+
+def test_planted_best_is_found(model, samples, monkeypatch):
     slots_of_files = planted(samples, model)
     pending = iter(slots_of_files)
     monkeypatch.setattr(Attribution, "weigh", lambda *args: next(pending))
@@ -172,13 +177,8 @@ def test_everything_through_the_model(model):
     assert len(set(errors.values())) > 1
 
 
-def test_what_is_not_annotated_does_not_count(model, monkeypatch):
+def test_what_is_not_annotated_does_not_count(model, samples, monkeypatch):
     """Where it would decide, if it counted: there everything that is found is an error."""
-    length = round(4.0 / model.frames.step)
-    samples = [
-        sample(model, turns(0, 1, 0, -1, 1, 0, length=length, num_speakers=2), seed=0),
-        sample(model, turns(1, 0, 1, 0, length=length, num_speakers=2), seed=1),
-    ]
     slots_of_files = planted(samples, model)
     monkeypatch.setattr(Attribution, "settle", lambda self, slots, *args: slots)
     monkeypatch.setattr(Attribution, "improve", lambda self, weightings, *args: weightings)

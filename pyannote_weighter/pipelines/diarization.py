@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cached_property, partial
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from pyannote_weighter.linking import PARAMETERS
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import stream_frames
 from pyannote_weighter.models.checkpoint import fingerprint
+from pyannote_weighter.options import Rule, check_options, is_whole
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.attribution import Attribution
 from pyannote_weighter.pipelines.spill import Rows
@@ -44,9 +44,9 @@ BATCH_SIZES = {"cpu": (8, 1), "gpu": (64, 8)}
 stays in its caches, on a GPU (about 1 GB) what keeps it busy; twice as many are hardly faster."""
 _SIZE = (
     "a whole number of at least 1, or None for that of the device",
-    lambda value: value is None or (isinstance(value, Integral) and value >= 1),
+    lambda value: value is None or (is_whole(value) and value >= 1),
 )
-ALLOWED = {
+ALLOWED: dict[str, Rule] = {
     "segmentation_step": ("a share above 0, at most 1", lambda value: 0 < value <= 1),
     "window": ("seconds, at least 1, or infinity", lambda value: value >= 1),
     "segmentation_batch_size": _SIZE,
@@ -56,19 +56,7 @@ ALLOWED = {
         lambda value: value is None or value == 0 or LEAST <= value < np.inf,
     ),
 }
-"""What numbers among the options of the pipeline may be, in words and as a test."""
-
-
-def _check(**options) -> None:
-    """Refuse options that are not `ALLOWED`."""
-    for name, value in options.items():
-        words, test = ALLOWED[name]
-        try:
-            allowed = test(value)
-        except TypeError:  # no number
-            allowed = False
-        if not allowed:
-            raise ValueError(f"{name} is {value!r}: choose {words}")
+"""What numbers among the options of the pipeline may be."""
 
 
 def _with_coefficients(
@@ -170,7 +158,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         super().__init__()
         if not weighter:
             raise ValueError("weighter is missing: give a trained Weighter, or a path to one")
-        _check(
+        check_options(
+            ALLOWED,
             segmentation_step=segmentation_step,
             window=window,
             segmentation_batch_size=segmentation_batch_size,

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from pyannote_weighter.models import Weighter
+from pyannote_weighter.options import Rule, check_options, is_whole
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.crops import TrainingFiles
@@ -47,13 +48,13 @@ from pyannote_weighter.tasks.validation import Validation
 
 NO_FIT = 1000
 """Epochs that a loss is told of where nothing is trained."""
-_PRICE = "a number of at least 0", lambda value: value >= 0
-_ABOVE = "a number above 0", lambda value: value > 0
-ALLOWED = {
+_PRICE = "a number of at least 0", lambda value: 0 <= value < math.inf
+_ABOVE = "a number above 0", lambda value: 0 < value < math.inf
+ALLOWED: dict[str, Rule] = {
     "segmentation_step": ("a share above 0, at most 1", lambda value: 0 < value <= 1),
     "duration": _ABOVE,
-    "batch_size": ("a whole number of at least 1", lambda value: _whole(value) and value >= 1),
-    "num_workers": ("a whole number of at least 0", lambda value: _whole(value) and value >= 0),
+    "batch_size": ("a whole number of at least 1", lambda value: is_whole(value) and value >= 1),
+    "num_workers": ("a whole number of at least 0", lambda value: is_whole(value) and value >= 0),
     "wrong_likes": ("a share from 0 to under 0.5", lambda value: 0 <= value < 0.5),
     "temperature": _ABOVE,
     "splice": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
@@ -63,7 +64,7 @@ ALLOWED = {
     "classifier_learning_rate": _PRICE,
     "encoder_learning_rate": _PRICE,
 }
-"""What numbers among the options of `SpeakerLikes` may be, in words and as a test."""
+"""What numbers among the options of `SpeakerLikes` may be."""
 
 
 class SpeakerLikes(Validation, Task):
@@ -478,10 +479,4 @@ def _check_numbers(**options) -> None:
     for name, value in options.items():
         if not isinstance(value, Real) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}: give a number")
-        words, allowed = ALLOWED[name]
-        if not (math.isfinite(value) and allowed(value)):
-            raise ValueError(f"{name} is {value}: choose {words}")
-
-
-def _whole(value: Real) -> bool:
-    return isinstance(value, Integral)
+    check_options(ALLOWED, **options)

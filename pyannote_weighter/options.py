@@ -1,0 +1,38 @@
+"""Options that cannot be are refused before any work is done."""
+
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import Any
+
+Rule = tuple[str, Callable[[Any], bool]]
+"""What an option may be, in words that complete "choose ...", and as a test."""
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer, of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_options(rules: Mapping[str, Rule], **options: Any) -> None:
+    """Refuse options that their rules do not allow.
+
+    Parameters
+    ----------
+    rules : mapping
+        By the name of the option.
+    **options
+        Values. A test that fails with TypeError, as a comparison of text does, does not allow it.
+
+    Raises
+    ------
+    ValueError
+        With the name, the value and what to choose.
+    """
+    for name, value in options.items():
+        words, test = rules[name]
+        try:
+            allowed = test(value)
+        except TypeError:
+            allowed = False
+        if not allowed:
+            raise ValueError(f"{name} is {value!r}: choose {words}")
