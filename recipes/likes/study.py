@@ -22,6 +22,7 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 from tables import TABLES, Run
+from vectors import pretrain
 
 from pyannote_weighter.audio import in_memory
 from pyannote_weighter.database import corrupt_likes, drop_likes
@@ -42,7 +43,11 @@ from pyannote_weighter.training import train
 
 PROTOCOL = "Study.SpeakerDiarization.Likes"
 CONSOLE = Console(stderr=True)
-LATER = {"subset": "train", "after": None}  # options that runs of earlier versions did not have
+LATER = {
+    "subset": "train",
+    "after": None,
+    "vectors": None,
+}  # options that runs of earlier versions did not have
 REVISION = 1  # raise it where frames or counts change: features of others are not used
 
 
@@ -131,6 +136,8 @@ class Study:
         if run.epochs == 0:
             torch.manual_seed(seed)
             model = Weighter(**run.model)
+            if run.vectors is not None:
+                pretrain(model.encoder.refiner, run.vectors, seed)
             model.specifications = Weighter.default_specifications(model.hparams.duration)
             export_pipeline(
                 model,

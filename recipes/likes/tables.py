@@ -1,6 +1,6 @@
 """The trainings that tables of `study.py` put side by side."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Run:
     """Of the protocol, to train on."""
     after: "Run | None" = None
     """Training whose weights this one starts from."""
+    vectors: str | None = None
+    """What the encoder learns simulated vectors from before anything else, see `vectors.py`."""
 
 
 UNTRAINED = Run("untrained", epochs=0)
@@ -51,6 +53,8 @@ OTHER_VOICES = Run(
     task={"supervision": "references", "learning_rate": 0.0004},
     subset="development",
 )
+VECTORS = Run("vectors, from their labels", epochs=0, vectors="labels")
+OTHER_VOICES_LATER = replace(OTHER_VOICES, name="other voices, after vectors", after=VECTORS)
 
 
 def losses(kept: float) -> list[Run]:
@@ -98,6 +102,11 @@ TABLES = {
         for kept in (1.0, 0.5, 0.25)
         for price in (0.0, 0.1, 1.0, "auto")
     ],
+    "rate": [
+        Run(f"lambda auto, {kept:.0%} of likes{what}", kept, task={"lambda_": "auto"} | options)
+        for what, options in (("", {}), (", not completed", {"complete": False}))
+        for kept in (1.0, 0.75, 0.5, 0.25)
+    ],
     "wrong": [
         Run(f"{wrong:.0%} wrong, {what}", wrong=wrong, task={"wrong_likes": option})
         for wrong in (0.0, 0.05, 0.1, 0.2)
@@ -134,6 +143,17 @@ TABLES = {
         OTHER_VOICES,
         Run("likes, after references of other voices", after=OTHER_VOICES),
         Run("half of the likes, after references of other voices", 0.5, after=OTHER_VOICES),
+    ],
+    "stages": [
+        UNTRAINED,
+        VECTORS,
+        Run("vectors, from likes", epochs=0, vectors="likes"),
+        OTHER_VOICES,
+        OTHER_VOICES_LATER,
+        Run("likes"),
+        Run("likes, after vectors", after=VECTORS),
+        Run("likes, after references of other voices", after=OTHER_VOICES),
+        Run("likes, after vectors and other voices", after=OTHER_VOICES_LATER),
     ],
     "curve": [UNTRAINED, *(Run(f"{n} files", files=n) for n in (50, 100, 200, 400, 800, 1600))],
 }
