@@ -251,30 +251,12 @@ class Slots:
         for window, slots in enumerate(self.columns):
             windows[slots, window] = True
 
-        groups = link_slots(
-            self.embeddings[kept],
-            self.seconds[kept],
-            merge,
-            min_speakers,
-            max_speakers,
-            None
-            if self.evidence is None
-            else Evidence(*(seen[np.ix_(kept, kept)] for seen in self.evidence)),
-            likeness,
-            windows[kept],
-        )
-        held = np.bincount(groups, weights=self.seconds[kept])
-        stays, rank = held >= min_duration, held
-        if self.is_speaker is not None:
-            group_of = np.full(len(self.seconds), -1)
-            group_of[kept] = groups
-            sums = np.zeros((len(held), self.embeddings.shape[1]))
-            weighted = _unit(self.embeddings[kept]) * self.seconds[kept, None]
-            np.add.at(sums, groups, weighted)
-            rank, probable = self.is_speaker(self.join(group_of), held, _unit(sums))
-            stays &= rank >= probable
-        least = int(min(max(min_speakers, 1), len(held)))
-        stays[np.argsort(-rank, kind="stable")[:least]] = True
+        groups = self._link(kept, windows, merge, min_speakers, np.inf, likeness)
+        stays = self._stay(kept, groups, min_duration, min_speakers)
+        if stays.sum() > max_speakers:  # those that do not stay, scraps, take nobody's place
+            kept = kept[stays[groups]]
+            groups = self._link(kept, windows, merge, min_speakers, max_speakers, likeness)
+            stays = np.ones(groups.max() + 1, dtype=bool)
         speaker_of = np.full(len(self.seconds), -1)
         speaker_of[kept] = np.where(stays, np.cumsum(stays) - 1, -1)[groups]
 
@@ -291,6 +273,48 @@ class Slots:
             nearest = (_unit(self.embeddings[deserted]) @ _unit(sums).T).argmax(axis=1)
             speaker_of[deserted] = nearest
         return speaker_of
+
+    def _link(
+        self,
+        kept: np.ndarray,
+        windows: np.ndarray,
+        merge: float,
+        min_speakers: int,
+        max_speakers: float,
+        likeness: Likeness | None,
+    ) -> np.ndarray:
+        """(k,) groups of the slots that are kept, see `link_slots`."""
+        evidence = self.evidence
+        if evidence is not None:
+            evidence = Evidence(*(seen[np.ix_(kept, kept)] for seen in evidence))
+        return link_slots(
+            self.embeddings[kept],
+            self.seconds[kept],
+            merge,
+            min_speakers,
+            max_speakers,
+            evidence,
+            likeness,
+            windows[kept],
+        )
+
+    def _stay(
+        self, kept: np.ndarray, groups: np.ndarray, min_duration: float, min_speakers: int
+    ) -> np.ndarray:
+        """(K,) bool array: which groups are speakers, at least `min_speakers` of them."""
+        held = np.bincount(groups, weights=self.seconds[kept])
+        stays, rank = held >= min_duration, held
+        if self.is_speaker is not None:
+            group_of = np.full(len(self.seconds), -1)
+            group_of[kept] = groups
+            sums = np.zeros((len(held), self.embeddings.shape[1]))
+            weighted = _unit(self.embeddings[kept]) * self.seconds[kept, None]
+            np.add.at(sums, groups, weighted)
+            rank, probable = self.is_speaker(self.join(group_of), held, _unit(sums))
+            stays &= rank >= probable
+        least = int(min(max(min_speakers, 1), len(held)))
+        stays[np.argsort(-rank, kind="stable")[:least]] = True
+        return stays
 
     def joined(self) -> np.ndarray:
         """(T, N) weightings of all windows; N is the largest number of slots in a window."""

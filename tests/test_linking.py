@@ -321,3 +321,25 @@ def test_groups_are_in_the_windows_where_they_have_time():
     assert [who.tolist() for who in groups.present] == [[0, 2], [], [1, 2]]
     assert [part.shape for part in groups.weightings] == [(10, 2), (10, 0), (10, 2)]
     assert (groups.spread() == whole).all()
+
+
+def test_bounds_that_hold_anyway_change_nothing():
+    """Scraps that are no speakers take no place: two voices stay two, whatever else there is."""
+    generator = np.random.default_rng(0)
+    directions, _ = np.linalg.qr(generator.standard_normal((8, 8)))
+    embeddings = directions[:5].copy()
+    embeddings[1] = 0.25 * directions[0] + np.sqrt(1 - 0.25**2) * directions[1]
+    slots = slots_of([[20.0, 20.0, 0.4, 0.4, 0.4]], embeddings, [0.9] * 5)
+    options = {"threshold": 0.3, "merge": 0.3, "min_duration": 0.5}
+    free = slots.assign(**options).tolist()
+    assert free == [0, 1, -1, -1, -1]
+    for bounds in (
+        {"max_speakers": 4},
+        {"max_speakers": 2},
+        {"min_speakers": 2, "max_speakers": 2},
+        {"min_speakers": 2},
+    ):
+        assert slots.assign(**options, **bounds).tolist() == free, bounds
+    assert slots.assign(**options, max_speakers=1).tolist() == [0, 0, -1, -1, -1]
+    asked = slots.assign(**options, min_speakers=3, max_speakers=3)
+    assert asked[:2].tolist() == [0, 1] and asked.max() == 2

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cached_property, partial
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,11 @@ ALLOWED: dict[str, Rule] = {
     ),
 }
 """What numbers among the options of the pipeline may be."""
+SPEAKERS: Rule = (
+    "a whole number of at least 1",
+    lambda v: isinstance(v, Real) and not isinstance(v, bool) and (v == np.inf or v == v // 1),
+)
+"""What numbers of speakers may be; infinity is no bound."""
 
 
 def _with_coefficients(
@@ -241,9 +247,10 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         file : AudioFile
         num_speakers : int, optional
             Number of speakers, when known. It is held exactly where that many slots have speech;
-            else a warning says how many there are.
+            else a warning says how many there are. It goes before the bounds.
         min_speakers, max_speakers : int, optional
-            Bounds on the number of speakers.
+            Bounds on the number of speakers. Where the answer without them is within them, they
+            change nothing.
         hook : callable, optional
             Called as upstream does after the steps "segmentation", "speaker_counting",
             "embeddings" (frames of the backbone), "slots" (N weightings), "weightings" (of the
@@ -257,18 +264,21 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Raises
         ------
         FileNotFoundError, ValueError
-            From reading the file; from bounds that contradict each other.
+            From reading the file; from bounds that are no whole numbers of at least 1, or
+            contradict each other.
         """
         if kwargs:
             warnings.warn(f"Ignoring unexpected options: {', '.join(kwargs)}", stacklevel=2)
         listener, hook = hook, self.setup_hook(file, hook=hook)
         bounds = {"num": num_speakers, "min": min_speakers, "max": max_speakers}
+        bounds = {f"{name}_speakers": bound for name, bound in bounds.items() if bound is not None}
+        check_options(dict.fromkeys(bounds, SPEAKERS), **bounds)
         for name, bound in bounds.items():
-            if bound is not None and bound < 1:
-                raise ValueError(f"{name}_speakers must be at least 1, got {bound}")
+            if bound < 1:
+                raise ValueError(f"{name} must be at least 1, got {bound}")
         asked = num_speakers is not None or min_speakers is not None
         _, min_speakers, max_speakers = self.set_num_speakers(
-            num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers
+            **{name: int(bound) for name, bound in bounds.items() if bound != np.inf}
         )
         min_speakers = min_speakers if asked else None
         count, frames, local = self.compute(file, hook)

@@ -294,6 +294,12 @@ def test_bounds_on_speakers(pipeline, sample, output):
     for name in ("num_speakers", "min_speakers", "max_speakers"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got -1"):
             pipeline(dict(sample), **{name: -1})
+        for value in (1.5, "2", True, float("nan"), torch.tensor(2)):
+            with pytest.raises(ValueError, match=f"{name} is .*: choose a whole number"):
+                pipeline(dict(sample), **{name: value})
+    assert_same(pipeline(dict(sample), num_speakers=None, max_speakers=float("inf")), output)
+    for bounds in ({"num_speakers": found}, {"max_speakers": float(found)}):
+        assert_same(pipeline(dict(sample), **bounds), output)
 
 
 def test_one_speaker_has_no_overlap(pipeline, sample):
