@@ -187,6 +187,9 @@ class _EveryWindowOracle(OracleClustering):
     def __call__(self, segmentations: SlidingWindowFeature, file, **options):
         num_chunks = len(segmentations.data)
         windows = segmentations.sliding_window
+        if not file["annotation"]:  # nobody speaks
+            nobody = np.full((num_chunks, segmentations.data.shape[2]), -2, dtype=np.int8)
+            return nobody, np.zeros((*nobody.shape, 0)), None
         # half a step more, against rounding: the next window would need a whole one
         duration = windows[num_chunks - 1].end + 0.5 * windows.step
         labelled = {"uri": file["uri"], "annotation": file["annotation"], "duration": duration}
@@ -208,6 +211,20 @@ class OracleDiarization(StockDiarization):
         self.clustering = _EveryWindowOracle(metric="not_applicable")
         self.klustering = "OracleClustering"
         self._expects_num_speakers = True
+
+    def apply(self, file, *args, **options):
+        """Diarize a file, see upstream; a file without a reference is an error (ValueError)."""
+        if file.get("annotation") is None:
+            raise ValueError(
+                f"{file.get('uri')}: the oracle needs a reference: give the file an `annotation`"
+            )
+        return super().apply(file, *args, **options)
+
+    def reconstruct(self, segmentations, hard_clusters, count) -> SlidingWindowFeature:
+        """Build the diarization out of labels, where any local speaker has one."""
+        if (hard_clusters < 0).all():
+            return SlidingWindowFeature(np.zeros((len(count), 1)), count.sliding_window)
+        return super().reconstruct(segmentations, hard_clusters, count)
 
     def get_embeddings(self, file, binary_segmentations, exclude_overlap=False, hook=None):
         """Compute nothing: oracle clustering looks at labels only."""

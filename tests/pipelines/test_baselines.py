@@ -167,6 +167,22 @@ def test_file_shorter_than_a_window(baselines, excerpt):
         assert pipeline(file).speaker_diarization.get_timeline().extent().end <= 3.1
 
 
+@pytest.mark.parametrize("turns", [[], [Segment(0.0, 0.05)]])
+def test_oracle_where_the_reference_has_nobody(baselines, excerpt, turns):
+    """Whoever the segmentation hears then is nobody: empty, not an error."""
+    reference = Annotation(uri="excerpt")
+    for turn in turns:
+        reference[turn] = "ann"
+    output = baselines["oracle"](dict(excerpt, annotation=reference))
+    assert not output.speaker_diarization and not output.exclusive_speaker_diarization
+
+
+def test_oracle_without_a_reference(baselines, excerpt):
+    file = {key: excerpt[key] for key in ("uri", "waveform", "sample_rate")}
+    with pytest.raises(ValueError, match="excerpt: the oracle needs a reference"):
+        baselines["oracle"](file)
+
+
 def test_silence_is_empty(baselines):
     silence = {"uri": "silence", "waveform": torch.zeros(1, 16000 * 2), "sample_rate": 16000}
     for name, pipeline in baselines.items():
