@@ -8,6 +8,7 @@ import hashlib
 import json
 import platform
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -17,10 +18,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pyannote_weighter import __version__
 from pyannote_weighter.audio import in_memory
-from pyannote_weighter.benchmark_report import SHARED, markdown, summarize
+from pyannote_weighter.benchmark_report import SHARED, markdown, silent, summarize
 from pyannote_weighter.output import annotation_of, atomic, write_json
 from pyannote_weighter.pipelines.baselines import (
     MIN_CLUSTER_SIZE,
@@ -59,6 +61,11 @@ CACHED = {
     "frame by frame, over-split": ("segmentation", "embeddings", "frames"),
 }
 
+UNLISTED = (
+    "empty reference: list it in the RTTM or, where nobody speaks in it, list what is to be "
+    "scored in a UEM (`annotated` in database.yml)"
+)
+
 
 def benchmark(
     protocol: str,
@@ -78,7 +85,8 @@ def benchmark(
     Parameters
     ----------
     protocol : str
-        For instance "Simulated.SpeakerDiarization.Conversations". Files need a reference.
+        For instance "Simulated.SpeakerDiarization.Conversations". Files need a reference, and a
+        uri of their own.
     registry : path
         The `database.yml` that defines the protocol.
     into : path
@@ -118,7 +126,7 @@ def benchmark(
             "judged by; choose another one"
         )
     torch.set_num_threads(threads)
-    files = list(protocol_files(protocol, registry, subset))
+    files = _files(protocol, registry, subset)
     results = _open(into / "benchmark.json", protocol, subset)
     results["environment"] = {
         "pyannote-weighter": __version__,
@@ -141,7 +149,7 @@ def benchmark(
     }
     baselines = load_baselines(device=device, share_frames=share_frames) if rivals else {}
     if development is not None:
-        tuning_files = list(protocol_files(protocol, registry, development))
+        tuning_files = _files(protocol, registry, development)
         parameters = tune(baselines, tuning_files, results, development, save, console)
         for name in baselines:
             if chosen := baseline_parameters(name, parameters):
@@ -172,12 +180,31 @@ def benchmark(
 
     done, order = results["files"], [f["uri"] for f in files]
     results["order"] = order
+    if uris := silent(results):
+        reason = "empty reference, scored as silence; is it in the RTTM?"
+        console.print(Text.assemble(("warning", "yellow"), f" {', '.join(uris)}: {reason}"))
     if any(set(results["systems"]) <= set(done.get(uri, {}).get("results", {})) for uri in order):
         results["summary"] = summarize(results)
         with atomic(into / "benchmark.md") as unfinished:
             unfinished.write_text(markdown(results), encoding="utf-8")
+    else:  # those of an earlier run would be taken for its results
+        results.pop("summary", None)
+        (into / "benchmark.md").unlink(missing_ok=True)
     save()
     return results
+
+
+def _files(protocol: str, registry: str | Path, subset: str) -> list:
+    """Files of a subset; ValueError where two of them have one uri."""
+    files = list(protocol_files(protocol, registry, subset))
+    twice = [uri for uri, times in Counter(f["uri"] for f in files).items() if times > 1]
+    if twice:
+        raise ValueError(
+            f"{registry}: {protocol} {subset} lists {', '.join(map(repr, twice))} more than once, "
+            "and results are kept by uri: give each file its own, or run the protocols of a "
+            "meta-protocol one by one"
+        )
+    return files
 
 
 def tune(
@@ -208,7 +235,14 @@ def tune(
     -------
     parameters : dict
         The best point of the grid, for each of `GRIDS`.
+
+    Raises
+    ------
+    ValueError
+        If nothing tells whether a file without reference speech is silent.
     """
+    if unlisted := [file["uri"] for file in files if _is_unlisted(file)]:
+        raise ValueError(f"{subset}, {', '.join(unlisted)}: {UNLISTED}")
     tuning = results.get("tuning") or {}
     plda = plda_digest()
     about = {"subset": subset, "plda": plda, "revision": REVISION}
@@ -263,11 +297,23 @@ def _digests(file) -> dict[str, str]:
     return digests
 
 
+def _is_unlisted(file) -> bool:
+    """Whether a reference is empty and no scored region tells that the file is silent.
+
+    To pyannote.database, a file that an RTTM does not list is one in which nobody speaks.
+    """
+    reference = file.get("annotation")
+    return reference is not None and not reference and not file.get("annotated")
+
+
 def _run_file(file, baselines: dict, pipelines: dict, results: dict, console: Console) -> None:
     """Run what is missing for one file; failures are recorded and shown, not raised."""
     uri = file["uri"]
     try:
         digests = _digests(file)
+        if _is_unlisted(file):
+            results["files"].pop(uri, None)  # earlier versions scored it
+            raise ValueError(UNLISTED)
         entry = results["files"].setdefault(uri, {})
         if not digests.items() <= entry.items():
             entry.clear()
@@ -313,6 +359,8 @@ def _run_file(file, baselines: dict, pipelines: dict, results: dict, console: Co
         fresh[name] = {
             "system": results["systems"][name],
             "score": parts.to_dict(),
+            "device": results["environment"]["device"],
+            "threads": results["environment"]["threads"],
             "seconds": {step: round(value, 4) for step, value in timer.seconds.items()},
         }
 
@@ -320,7 +368,7 @@ def _run_file(file, baselines: dict, pipelines: dict, results: dict, console: Co
 def _failed(results: dict, uri: str, where: str, error: Exception, console: Console) -> None:
     reason = f"{type(error).__name__}: {error}"
     results["failures"].setdefault(uri, {})[where] = reason
-    console.print(f"[red]failed[/red] {uri} ({where}): {reason}", highlight=False)
+    console.print(Text.assemble(("failed", "red"), f" {uri} ({where}): {reason}"))
 
 
 def _unlabelled(audio: dict) -> dict:
@@ -352,7 +400,7 @@ def _open(path: Path, protocol: str, subset: str) -> dict:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         found = results["protocol"], results["subset"]
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a benchmark ({error}); delete it or choose another folder (--into)"
         ) from error

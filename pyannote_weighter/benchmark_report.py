@@ -135,8 +135,7 @@ def markdown(results: dict) -> str:
     ]
     lines += errors_table(systems)
     lines += ["", *_counts(systems), "", *_paired(systems), "", *_several_pipelines(systems)]
-    environment = results["environment"]
-    if environment.get("baselines") != SHARED and environment.get("device", "cpu") == "cpu":
+    if not _untimed(results):
         lines += ["CPU seconds per hour of audio:", "", *seconds_table(systems), ""]
     lines += _notes(results)
     return "\n".join(lines).rstrip() + "\n"
@@ -252,17 +251,50 @@ def _notes(results: dict) -> list[str]:
         parameters = results["systems"]["VBx"]["parameters"]
         values = ", ".join(f"{name} {value:g}" for name, value in parameters.items())
         lines.append(f"- VBx: {values}, {origin}")
-    environment = dict(results["environment"])
-    if shared := environment.pop("baselines", None):
-        lines.append(f"- baselines: frames {shared}, which costs less than stock: no times given")
-    if environment.get("device", "cpu") != "cpu":
-        lines.append("- no times given: those of a GPU are not in the time of the CPU")
-    environment = ", ".join(f"{key} {value}" for key, value in environment.items())
-    lines.append(f"- {environment}")
+    lines += _untimed(results)
+    environment = [f"{k} {v}" for k, v in results["environment"].items() if k != "baselines"]
+    lines.append(f"- {', '.join(environment)}")
+    if uris := silent(results):
+        lines.append(
+            f"- **{len(uris)} files have an empty reference**, scored as silence, which an RTTM "
+            f"cannot tell from a file that it does not list: {', '.join(uris)}"
+        )
     left_out = len(results["order"]) - len(results["summary"]["files"])
     if left_out:
         lines.append(f"- **{left_out} files left out**: not every system could do them")
     return lines
+
+
+def _untimed(results: dict) -> list[str]:
+    """Why there is no table of times; nothing where there is one."""
+    environment, lines = results["environment"], []
+    if shared := environment.get("baselines"):
+        lines.append(f"- baselines: frames {shared}, which costs less than stock: no times given")
+    if environment.get("device", "cpu") != "cpu":
+        lines.append("- no times given: those of a GPU are not in the time of the CPU")
+    elif any(
+        results["files"][uri]["results"][name].get(key) != environment.get(key)
+        for uri in results["summary"]["files"]
+        for name in results["systems"]
+        for key in ("device", "threads")
+    ):
+        lines.append(
+            "- no times given: not all are known to be of this device and number of threads "
+            "(choose another folder, --into, to take them anew)"
+        )
+    return lines
+
+
+def silent(results: dict) -> list[str]:
+    """Uris of files that were scored, in whose reference nobody speaks."""
+    return [
+        uri
+        for uri in results["order"]
+        if any(
+            record["score"]["reference_speakers"] == 0
+            for record in results["files"].get(uri, {}).get("results", {}).values()
+        )
+    ]
 
 
 def _percent(value: float, interval=None, sign: bool = False) -> str:

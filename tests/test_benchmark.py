@@ -1,5 +1,6 @@
 """Tests of the benchmark: what is run, what is kept, what is run again."""
 
+import io
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +61,10 @@ def run(registry: Path, pipeline: Path, **options) -> dict:
         console=Console(quiet=True),
         **options,
     )
+
+
+def page_of(registry: Path) -> str:
+    return (registry.parent / "out" / "benchmark.md").read_text()
 
 
 @needs_models
@@ -175,6 +180,100 @@ def test_files_of_an_earlier_run_are_not_summed_up(registry, pipeline):
     assert list(results["failures"]) == ["three"] and results["order"] == ["three"]
 
 
+def silenced(registry: Path, uri: str, name: str) -> None:
+    """Take the lines of a file out of its RTTM or UEM."""
+    lines = (registry.parent / name).read_text().splitlines(keepends=True)
+    (registry.parent / name).write_text("".join(line for line in lines if uri not in line))
+
+
+def test_silence_is_scored_and_told(registry, pipeline):
+    """Of a file that a UEM lists: somebody has looked at it."""
+    silenced(registry, "two", "all.rttm")
+    console = Console(record=True, width=200, file=io.StringIO())
+    for _ in range(2):
+        results = benchmark(
+            PROTOCOL,
+            registry,
+            registry.parent / "out",
+            pipelines=[pipeline],
+            rivals=False,
+            console=console,
+        )
+        assert not results["failures"] and results["summary"]["files"] == ["one", "two"]
+        assert "warning two: empty reference" in console.export_text()
+    assert "1 files have an empty reference**" in page_of(registry)
+    assert "list: two\n" in page_of(registry)
+
+
+def test_what_nobody_lists_is_not_scored(registry, pipeline):
+    run(registry, pipeline, rivals=False)
+    silenced(registry, "two", "all.rttm")
+    run(registry, pipeline, rivals=False)
+    silenced(registry, "two", "all.uem")
+    results = run(registry, pipeline, rivals=False)
+    assert "empty reference: list it" in results["failures"]["two"]["reading"]
+    assert results["summary"]["files"] == ["one"]
+
+
+def test_nor_is_it_tuned_on(registry, pipeline, fake_baselines):
+    silenced(registry, "two", "all.rttm")
+    silenced(registry, "two", "all.uem")
+    with pytest.raises(ValueError, match="development, two: empty reference: list it"):
+        run(registry, pipeline, development="development")
+
+
+def test_two_files_of_one_uri(registry, pipeline, fake_baselines):
+    text = registry.read_text()
+    (registry.parent / "more.lst").write_text("one\ntwo\none\n")
+    registry.write_text(text.replace("development: {uri: all.lst", "development: {uri: more.lst"))
+    message = "database.yml: Tiny.* development lists 'one' more than once"
+    with pytest.raises(ValueError, match=message):
+        run(registry, pipeline, subset="development", rivals=False)
+    with pytest.raises(ValueError, match=message):
+        run(registry, pipeline, development="development")
+    assert not HalfAndHalf.calls
+
+
+def test_times_of_another_device_are_not_shown(registry, pipeline, monkeypatch):
+    load = module.load_pipeline
+    monkeypatch.setattr(module, "load_pipeline", lambda path, device: load(path, "cpu"))
+    run(registry, pipeline, rivals=False, device="cuda")
+    assert "no times given" in page_of(registry)
+    run(registry, pipeline, rivals=False)
+    assert "CPU seconds" not in page_of(registry) and "no times given" in page_of(registry)
+    assert HalfAndHalf.calls == ["one", "two"]  # errors are what they were
+    (pipeline / "weights").write_text("others")
+    run(registry, pipeline, rivals=False)
+    assert "CPU seconds" in page_of(registry) and "no times given" not in page_of(registry)
+    run(registry, pipeline, rivals=False, threads=2)
+    assert "CPU seconds" not in page_of(registry)
+
+
+def test_no_page_of_an_earlier_run(registry, pipeline, monkeypatch):
+    """Where no file was done."""
+    run(registry, pipeline, rivals=False)
+    assert page_of(registry)
+
+    def fail(*_, **__):
+        raise RuntimeError("out of luck today")
+
+    monkeypatch.setattr(HalfAndHalf, "apply", fail)
+    results = run(registry, write_pipeline(registry.parent / "seed2"), rivals=False)
+    assert set(results["failures"]) == {"one", "two"} and "summary" not in results
+    assert not (registry.parent / "out" / "benchmark.md").exists()
+
+
+def test_messages_are_shown_as_they_are(registry, pipeline, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no [/tmp] or [intro] left")
+
+    monkeypatch.setattr(HalfAndHalf, "apply", fail)
+    console = Console(record=True, width=200, file=io.StringIO())
+    into = registry.parent / "out"
+    benchmark(PROTOCOL, registry, into, pipelines=[pipeline], rivals=False, console=console)
+    assert "(Weighter (seed1)): RuntimeError: no [/tmp] or [intro] left" in console.export_text()
+
+
 class FakeBaseline:
     """Stands in for models: the first half of a file is one speaker's."""
 
@@ -287,9 +386,10 @@ def test_a_folder_holds_one_benchmark(registry, pipeline, fake_baselines):
     run(registry, pipeline)
     with pytest.raises(ValueError, match="choose another folder"):
         run(registry, pipeline, subset="development")
-    (registry.parent / "out" / "benchmark.json").write_text("{")
-    with pytest.raises(ValueError, match="not a benchmark"):
-        run(registry, pipeline)
+    for text in ("{", "[]", "{}"):
+        (registry.parent / "out" / "benchmark.json").write_text(text)
+        with pytest.raises(ValueError, match="not a benchmark"):
+            run(registry, pipeline)
 
 
 def test_errors_name_what_is_wrong(registry):

@@ -51,6 +51,18 @@ def test_no_times_of_a_gpu(results):
     assert "CPU seconds" not in page and "no times given" in page
 
 
+def test_times_of_unknown_origin(results):
+    """Records of earlier versions do not tell their device; those of other threads differ."""
+    results["summary"] = summarize(results)
+    results["environment"] |= {"device": "cpu", "threads": 1}
+    assert "CPU seconds" not in markdown(results) and "no times given" in markdown(results)
+    for record in results["files"]["a"]["results"].values():
+        record |= {"device": "cpu", "threads": 1}
+    assert "CPU seconds" in markdown(results)
+    record["threads"] = 2
+    assert "CPU seconds" not in markdown(results)
+
+
 def test_summary_pools_files_that_all_systems_have_done(results):
     summary = summarize(results)
     assert summary["files"] == ["a", "b"]
