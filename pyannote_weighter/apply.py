@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import soundfile
@@ -14,11 +13,19 @@ from pyannote.audio import Pipeline
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pyannote_weighter.archive import audio_of, is_same_audio, read_content
+from pyannote_weighter.archive import (
+    audio_of,
+    is_same_audio,
+    is_same_place,
+    listed,
+    place_of,
+    read_content,
+)
 from pyannote_weighter.audio import in_memory, open_sound
-from pyannote_weighter.database.likes import by_recording, composed
+from pyannote_weighter.database.likes import composed
 from pyannote_weighter.output import (
     annotation_of,
+    check_folder,
     confidences,
     encodable,
     to_json,
@@ -35,7 +42,7 @@ LARGEST = 2**28  # bytes of a file that is read into memory: 70 min of one chann
 SAMPLE_SIZE = 4
 NAME_MAX = 255  # bytes of a name, where the file system does not tell
 PIECES, PIECE_SIZE = 16, 4096  # of a file, with its size they tell whether it is another one
-TRIED = 2**16  # bytes that are written to see whether a folder takes any
+AS_IT_IS = {"markup": False, "highlight": False, "soft_wrap": True}  # names and lines stay whole
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # for the next file too
 
 FORMATS = {
@@ -51,7 +58,7 @@ FORMATS = {
 
 def apply_to_files(
     pipeline: Pipeline,
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     into: str | Path,
     formats: Sequence[str] = ("rttm", "json"),
     options: Mapping[str, int] | None = None,
@@ -68,7 +75,7 @@ def apply_to_files(
     ----------
     pipeline : Pipeline
         Diarization pipeline.
-    files : sequence of path
+    files : path or sequence of path
     into : path
         Folder, made if missing. Results of an earlier run are replaced. Of which recording they
         are is told by JSON: files in other formats alone are replaced, whatever they are of.
@@ -103,6 +110,7 @@ def apply_to_files(
         no room there any more.
     """
     into, console = Path(into), console or Console(stderr=True)
+    files = [files] if isinstance(files, str | Path) else files
     files = list(dict.fromkeys(Path(file) for file in files))
     check_formats(formats)
     check_names(files, into)
@@ -113,11 +121,11 @@ def apply_to_files(
     if others := [name for name in likes if name not in names]:
         some = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
         told = f"{len(others)} recordings with likes are not among the files ({some})"
-        console.print(told, markup=False, highlight=False)
+        console.print(told, **AS_IT_IS)
     if resume:
         every = len(files)
         files = [file for file in files if not _is_done(file, into, formats)]
-        console.print(f"{every - len(files)} of {every} files are done", highlight=False)
+        console.print(f"{every - len(files)} of {every} files are done", **AS_IT_IS)
     if not files:
         return {}
 
@@ -153,7 +161,7 @@ def apply_to_files(
                         "out what is done",
                     ) from error
                 failures[file] = f"{type(error).__name__}: {error}"
-                console.print(f"failed {file}: {failures[file]}", markup=False, highlight=False)
+                console.print(f"failed {file}: {failures[file]}", **AS_IT_IS)
             progress.remove_task(step)
             progress.advance(whole)
     return failures
@@ -223,8 +231,8 @@ def _name_max(folder: Path) -> int:
 def check_recordings(files: Sequence[Path], into: Path, formats: Sequence[str]) -> None:
     """Refuse files in the place of whose results there are those of another recording.
 
-    A file that was moved has the same content, one that was edited the same path. JSON that is no
-    result is not replaced either.
+    A file that was moved has the same content, one that was edited the same place. JSON that is
+    no result is not replaced either.
     """
     for file in files:
         path = _result_paths(into, file.stem, ["json"])["json"]
@@ -243,30 +251,13 @@ def check_recordings(files: Sequence[Path], into: Path, formats: Sequence[str]) 
                 f"results of {file} would replace {path}, which is no result of this program "
                 f"({error}): choose another --into, rename one of them, or remove it"
             ) from None
-        if known is None:
+        if known is None or is_same_audio(known, source) or is_same_place(known, source):
             continue
-        same_path = os.path.abspath(known["path"]) == os.path.abspath(source["path"])
-        if not (is_same_audio(known, source) or same_path):
-            raise ValueError(
-                f"results of {file} would replace those of another recording, {known['path']} "
-                f"({path}): choose another --into, rename one of the recordings, "
-                "or remove the old results"
-            )
-
-
-def check_folder(into: Path) -> None:
-    """Make a folder, and write there once: results that find no room are found in vain."""
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=into, prefix=".", suffix=".unfinished") as file:
-            file.write(bytes(TRIED))
-            file.flush()
-    except OSError as error:
-        taken = isinstance(error, FileExistsError | NotADirectoryError)
-        reason = "there is a file in its place" if taken else error.strerror
-        raise OSError(
-            error.errno, f"{into}: results cannot be written to this folder: {reason}"
-        ) from error
+        raise ValueError(
+            f"results of {file} would replace those of another recording, {known['path']} "
+            f"({path}): choose another --into, rename one of the recordings, or, if it is the "
+            "same and was edited, remove the old results"
+        )
 
 
 def check_likes(
@@ -275,10 +266,7 @@ def check_likes(
     """Refuse likes of other recordings alone; `where` says in the message where they are from."""
     if likes is None:
         return {}
-    for name, names in likes.items():
-        if isinstance(names, str):
-            raise ValueError(f"likes of {name} are one text, {names!r}: give a list of names")
-    likes = by_recording(likes)
+    likes = listed(likes)
     if files and not any(composed(file.stem) in likes for file in files):
         some = ", ".join(list(likes)[:3]) + ", ..." * (len(likes) > 3)
         raise ValueError(
@@ -286,6 +274,19 @@ def check_likes(
             "recording by the name of its file without the ending (talk for talk.wav)"
         )
     return likes
+
+
+def check_bounds(options: Mapping[str, int | None]) -> None:
+    """Refuse numbers of speakers that contradict each other."""
+    told = {name: value for name, value in options.items() if value is not None}
+    for least, most in (
+        ("min_speakers", "max_speakers"),
+        ("min_speakers", "num_speakers"),
+        ("num_speakers", "max_speakers"),
+    ):
+        if least in told and most in told and told[least] > told[most]:
+            one, other = (f"--{name.replace('_', '-')} {told[name]}" for name in (least, most))
+            raise ValueError(f"{one} is more than {other}: leave out or change one of them")
 
 
 def at_least(num_likes: int, options: Mapping[str, int | None]) -> dict[str, int]:
@@ -326,7 +327,8 @@ def _source(file: Path) -> dict[str, Any]:
             for piece in range(PIECES):
                 stream.seek(size * piece // PIECES)
                 digest.update(stream.read(PIECE_SIZE))
-    return {"path": encodable(str(file)), "bytes": size, "digest": digest.hexdigest()[:16]}
+    told = {"path": encodable(str(file)), "place": place_of(file)}
+    return {**told, "bytes": size, "digest": digest.hexdigest()[:16]}
 
 
 def _write(

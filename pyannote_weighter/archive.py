@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from pyannote.core import Annotation, Segment
 
 from pyannote_weighter.database.likes import by_recording, composed
 from pyannote_weighter.naming import Match, Speakers, Voices, learn_voices
-from pyannote_weighter.output import one_field, write_json, write_rttm
+from pyannote_weighter.output import encodable, one_field, write_json, write_rttm
+
+Names = TypeVar("Names", bound=Sequence[str] | None)
 
 VOICES = "voices.safetensors"
 
@@ -51,7 +54,8 @@ def read_content(path: Path) -> dict[str, Any]:
     ValueError
         If it is no result, see `pyannote_weighter.output.to_json`.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text, parse_constant=_finite, parse_float=_finite)
     if not isinstance(content, dict):
         raise ValueError("no object with uri, speakers and diarization")
     if not isinstance(content.get("uri", 0), str | None):  # null where nobody knew it
@@ -62,18 +66,49 @@ def read_content(path: Path) -> dict[str, Any]:
     return content
 
 
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is no finite number")
+    return value
+
+
 def audio_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Path, bytes and digest of the audio that a result is of; None where it does not tell."""
+    """Path, place, bytes and digest of the audio that a result is of.
+
+    None where it does not tell; `place` is None where it tells a relative path alone.
+    """
     try:
         audio = content["audio"]
-        return {key: audio[key] for key in ("bytes", "digest")} | {"path": str(audio["path"])}
+        path, known = str(audio["path"]), {key: audio[key] for key in ("bytes", "digest")}
     except (KeyError, TypeError):  # of before this was written
         return None
+    place = audio.get("place") or (place_of(path) if os.path.isabs(path) else None)
+    return {"path": path, "place": place, **known}
+
+
+def place_of(path: str | Path) -> str:
+    """Digest of an absolute path: tells whether two are one, and not where that is."""
+    absolute = encodable(os.path.abspath(path))
+    return hashlib.sha256(absolute.encode()).hexdigest()[:16]
 
 
 def is_same_audio(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether files have the same content, wherever they are; see `audio_of`."""
     return all(one[key] == other[key] for key in ("bytes", "digest"))
+
+
+def is_same_place(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether files are known to lie in one place, whatever their content; see `audio_of`."""
+    return one["place"] is not None and one["place"] == other["place"]
+
+
+def listed(likes: Mapping[str, Names]) -> dict[str, Names]:
+    """Likes by `composed` name of the recording; names that are one text are refused."""
+    for name, names in likes.items():
+        if isinstance(names, str):
+            raise ValueError(f"likes of {name} are one text, {names!r}: give a list of names")
+    return by_recording(likes)
 
 
 def read_results(paths: Sequence[str | Path]) -> list[Result]:
@@ -94,7 +129,7 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
             raise FileNotFoundError(f"{path}: no such file; results are JSON that `apply` wrote")
         try:
             result = _read(path)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(
                 f"{path}: no result with embeddings, as `pyannote-weighter apply --format json` "
                 f"writes them ({error!r})"
@@ -109,10 +144,12 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
 
 
 def _read(path: Path) -> Result:
-    """Read a result; ValueError, KeyError or TypeError where it is none."""
+    """Read a result; ValueError, KeyError, TypeError or OverflowError where it is none."""
     content = read_content(path)
     if content["uri"] is None:
         raise ValueError("uri is null")
+    if not isinstance(content.get("embedding_id"), str | None):
+        raise ValueError("embedding_id is no text")
     was = {e["speaker"]: e.pop("was", e["speaker"]) for e in content["speakers"]}
     if len(set(was.values())) < len(content["speakers"]):
         raise ValueError("two speakers have one label")
@@ -129,7 +166,8 @@ def _read(path: Path) -> Result:
     if not np.isfinite(seconds).all():
         raise ValueError("durations are not finite")
     for turn in content["diarization"]:
-        if not -math.inf < turn["start"] <= turn["end"] < math.inf:
+        finite = math.isfinite(turn["start"]) and math.isfinite(turn["end"])
+        if not finite or turn["start"] > turn["end"]:
             raise ValueError(f"a turn from {turn['start']} to {turn['end']} s")
     speakers = Speakers([entry["speaker"] for entry in entries], embeddings, seconds)
     return Result(path, content, {label: name for name, label in was.items()}, speakers)
@@ -186,15 +224,36 @@ def _check_place(result: Result, path: Path) -> None:
             f"({error}): {advice}"
         ) from None
     audio, known = audio_of(result.content), audio_of(there)
-    other_audio = audio is not None and known is not None and not is_same_audio(audio, known)
-    if other_audio and os.path.isabs(known["path"]):
-        other_audio = audio["path"] != known["path"]  # else it was edited
+    other_audio = None not in (audio, known) and not (
+        is_same_audio(audio, known) or is_same_place(audio, known)
+    )
     other_uri = there["uri"] is not None and composed(there["uri"]) != composed(result.uri)
     if other_audio or other_uri:
         raise ValueError(
             f"{result.path} with names would replace {path}, which is of another recording "
             f"({known['path'] if other_audio else there['uri']}): {advice}"
         )
+
+
+def _known_names(path: Path, likes: Mapping[str, Sequence[str] | None]) -> set[str]:
+    """Names of the voices that are replaced; refuse those of another archive."""
+    if not path.is_file():
+        return set()
+    advice = "choose another --into, or move or remove that file"
+    try:
+        known = set(Voices.load(path).names)
+    except ValueError as error:
+        raise ValueError(f"voices would replace {error}: {advice}") from None
+    if known and known.isdisjoint(name for names in likes.values() for name in names or ()):
+        raise ValueError(
+            f"voices would replace {path}, which is of another archive: the likes have none of "
+            f"its names ({_some(sorted(known))}): {advice}"
+        )
+    return known
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 class Summary(NamedTuple):
@@ -208,6 +267,8 @@ class Summary(NamedTuple):
     """See `pyannote_weighter.naming.Named`."""
     unused: list[str]
     """Recordings with likes of which no result was given."""
+    gone: list[str]
+    """Names whose voices were in the file that was replaced, and have none any more."""
 
 
 def name_results(
@@ -241,9 +302,10 @@ def name_results(
     ValueError
         If likes teach nothing, embeddings are of another Weighter, a name is the label of
         somebody else, two results would be one file, or there is JSON in their place that is of
-        another recording or no result; nothing has been written then.
+        another recording or no result, or a file of voices with none of the names of the likes;
+        nothing has been written then.
     """
-    into, unclear, doubtful, unused = Path(into), [], [], []
+    into, unclear, doubtful, unused, known = Path(into), [], [], [], set()
     by_stem: dict[str, Path] = {}
     for result in results:
         other = by_stem.setdefault(result.path.stem.casefold(), result.path)
@@ -253,7 +315,8 @@ def name_results(
     files = [result.speakers for result in results]
     embedding_id = _embedding_id(results, voices)
     if voices is None:
-        likes = by_recording(likes or {})
+        likes = listed(likes or {})
+        known = _known_names(into / VOICES, likes)
         uris = {composed(result.uri) for result in results}
         unused = sorted(set(likes) - uris)
         if unused and len(unused) == len(likes) and uris:
@@ -273,7 +336,8 @@ def name_results(
     if likes is not None:
         voices.save(into / VOICES)
     by_uri = {result.uri: found for result, found in zip(results, matches, strict=True)}
-    return Summary(voices, by_uri, unclear, doubtful, unused)
+    gone = sorted(known.difference(voices.names))
+    return Summary(voices, by_uri, unclear, doubtful, unused, gone)
 
 
 def _named(result: Result, matches: Mapping[str, Match]) -> dict:
@@ -298,10 +362,14 @@ def _named(result: Result, matches: Mapping[str, Match]) -> dict:
 
 
 def to_annotation(content: dict) -> Annotation:
-    """Turns of a result, see `pyannote_weighter.output.to_json`."""
+    """Turns of a result, see `pyannote_weighter.output.to_json`.
+
+    An annotation holds no turns without length: they are given a millisecond.
+    """
     annotation = Annotation(uri=content["uri"])
     for track, turn in enumerate(content["diarization"]):
-        annotation[Segment(turn["start"], turn["end"]), track] = turn["speaker"]
+        start = turn["start"]
+        annotation[Segment(start, max(turn["end"], start + 0.001)), track] = turn["speaker"]
     return annotation
 
 

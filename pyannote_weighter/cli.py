@@ -99,17 +99,24 @@ def apply(
     _quiet()
     from pyannote_weighter.apply import (
         apply_to_files,
-        check_folder,
+        check_bounds,
         check_formats,
         check_likes,
         check_names,
         check_recordings,
     )
     from pyannote_weighter.database import read_likes
+    from pyannote_weighter.output import check_folder
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     unique = list(dict.fromkeys(files))
+    options = {
+        "num_speakers": num_speakers,
+        "min_speakers": min_speakers,
+        "max_speakers": max_speakers,
+    }
     check_formats(wanted)  # before the models are loaded
+    check_bounds(options)
     check_names(unique, into)
     liked = None if likes is None else read_likes(likes)
     check_likes(unique, liked, str(likes))
@@ -124,12 +131,6 @@ def apply(
     from pyannote_weighter.pipelines.folders import load_pipeline
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 
-    told = {
-        "num_speakers": num_speakers,
-        "min_speakers": min_speakers,
-        "max_speakers": max_speakers,
-    }
-    options = {name: value for name, value in told.items() if value is not None}
     loaded = load_pipeline(pipeline or DEFAULT_PIPELINE, where)
     failures = apply_to_files(loaded, files, into, wanted, options, resume=resume, likes=liked)
     if failures:
@@ -226,13 +227,13 @@ def name(
     from pyannote_weighter.archive import VOICES, name_results, read_results
     from pyannote_weighter.database import read_likes
     from pyannote_weighter.naming import Voices
+    from pyannote_weighter.output import check_folder
 
-    summary = name_results(
-        read_results(results),
-        into,
-        read_likes(likes) if likes else None,
-        Voices.load(voices) if voices else None,
-    )
+    given = read_likes(likes) if likes else None
+    known = Voices.load(voices) if voices else None
+    read = read_results(results)
+    check_folder(into)
+    summary = name_results(read, into, given, known)
     for together in summary.unclear:
         typer.echo(
             f"{', '.join(together)}: liked in the same recordings, or one voice fits all of them; "
@@ -248,6 +249,12 @@ def name(
     if summary.unused:
         some = ", ".join(summary.unused[:3]) + (" ..." if len(summary.unused) > 3 else "")
         typer.echo(f"{likes}: no result of {len(summary.unused)} recordings ({some})", err=True)
+    if summary.gone:
+        typer.echo(
+            f"{into / VOICES}: {', '.join(summary.gone)} had a voice there before, and has none "
+            "any more",
+            err=True,
+        )
     named = sum(map(len, summary.matches.values()))
     every = sum(len(result) > 0 for result in summary.matches.values())
     typer.echo(
@@ -266,7 +273,8 @@ def find(
     """Find somebody in an archive: recordings by how alike their most alike speaker is.
 
     A line a recording, separated by tabs: yes where the voice is recognized, else maybe; cosine;
-    seconds that the speaker speaks; seconds to the first turn; recording; speaker.
+    seconds that the speaker speaks; seconds to the first turn; recording; speaker. Tabs in
+    their names become spaces.
     """
     _quiet()
     from pyannote_weighter.archive import find_voice, read_results
@@ -276,8 +284,14 @@ def find(
     for hit in hits[:top]:
         sure = "yes" if hit.recognized else "maybe"
         typer.echo(
-            f"{sure}\t{hit.cosine:.2f}\t{hit.seconds:.1f}\t{hit.start:.1f}\t{hit.uri}\t{hit.speaker}"
+            f"{sure}\t{hit.cosine:.2f}\t{hit.seconds:.1f}\t{hit.start:.1f}"
+            f"\t{_column(hit.uri)}\t{_column(hit.speaker)}"
         )
+
+
+def _column(text: str) -> str:
+    """Text without tabs and line breaks, which become spaces."""
+    return " ".join(str(text).replace("\t", " ").splitlines())
 
 
 def _device(name: str) -> str:
@@ -291,7 +305,7 @@ def _device(name: str) -> str:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # of devices that this torch is not built for
+    except (RuntimeError, AssertionError, ImportError) as error:  # this torch is not built for it
         reason = str(error).partition("\n")[0]
         if name == "auto":
             typer.echo(f"the GPU cannot be used ({reason}): computing on the CPU", err=True)
@@ -313,6 +327,8 @@ def _quiet() -> None:
 
 def main() -> None:
     """Run the command line; errors that a person can cure are shown without a traceback."""
+    if hasattr(sys.stdout, "reconfigure"):  # names may hold what the terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except (OSError, ValueError, ImportError) as error:

@@ -7,9 +7,17 @@ from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database.util import load_rttm
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pyannote_weighter.audio import in_memory
-from pyannote_weighter.output import annotation_of, confidences, to_json, write_json, write_rttm
+from pyannote_weighter.output import (
+    annotation_of,
+    check_folder,
+    confidences,
+    to_json,
+    write_json,
+    write_rttm,
+)
 from pyannote_weighter.pipelines.baselines import load_stock
 from pyannote_weighter.pipelines.folders import load_pipeline
 from pyannote_weighter.plots import plot_diarization
@@ -56,6 +64,7 @@ def demo(
         Score of ``pipeline`` and of ``stock`` clustering on the same segmentation and backbone.
     """
     into, console = Path(into), console or Console()
+    check_folder(into)
     audio_path, reference_path = sample_files()
     file = in_memory(audio_path)
     reference = load_rttm(reference_path)["sample"]
@@ -95,7 +104,7 @@ def demo(
         title="the sample of pyannote.audio",
     )
     for name in ("sample.rttm", "sample.json", "sample.png"):
-        console.print(f"wrote {into / name}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {into / name}", markup=False, highlight=False, soft_wrap=True)
     return scores
 
 
@@ -106,7 +115,7 @@ def turns_table(diarization: Annotation) -> Table:
     table.add_column("end", justify="right")
     table.add_column("speaker")
     for turn, _, label in diarization.itertracks(yield_label=True):
-        table.add_row(f"{turn.start:.2f}", f"{turn.end:.2f}", str(label))
+        table.add_row(f"{turn.start:.2f}", f"{turn.end:.2f}", Text(str(label)))
     return table
 
 

@@ -9,9 +9,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from pyannote.core import Annotation
+
+TRIED = 2**16  # bytes that are written to see whether a folder takes any
 
 
 @contextmanager
@@ -31,6 +34,21 @@ def atomic(path: str | Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def check_folder(into: Path) -> None:
+    """Make a folder, and write there once: results that find no room are found in vain."""
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=into, prefix=".", suffix=".unfinished") as file:
+            file.write(bytes(TRIED))
+            file.flush()
+    except OSError as error:
+        taken = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "there is a file in its place" if taken else error.strerror
+        raise OSError(
+            error.errno, f"{into}: results cannot be written to this folder: {reason}"
+        ) from error
+
+
 def write_json(content: Any, path: str | Path) -> None:
     """Write JSON, with two spaces of indentation. NaN and infinity are refused (ValueError)."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
@@ -39,11 +57,18 @@ def write_json(content: Any, path: str | Path) -> None:
 
 
 def write_rttm(diarization: Annotation, path: str | Path) -> None:
-    """Write RTTM. Fields of RTTM hold no spaces: each becomes an underscore in uri and names."""
-    diarization = diarization.rename_labels(_names(diarization, one_field, "RTTM"))
-    diarization.uri = one_field(encodable(diarization.uri or "unknown"))
+    """Write RTTM. Fields of RTTM hold no spaces: each becomes an underscore in uri and names.
+
+    Turns start and end as in the other formats, rounded to milliseconds; those of less than one
+    are given one, since readers leave out turns without length.
+    """
+    names = _names(diarization, one_field, "RTTM")
+    uri = one_field(encodable(diarization.uri or "unknown"))
     with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-        diarization.write_rttm(file)
+        for turn in turns(diarization):
+            start, name = turn["start"], names[turn["speaker"]]
+            times = f"{start:.3f} {max(turn['end'] - start, 0.001):.3f}"
+            file.write(f"SPEAKER {uri} 1 {times} <NA> <NA> {name} <NA> <NA>\n")
 
 
 def write_csv(output, path: str | Path) -> None:

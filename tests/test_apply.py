@@ -15,8 +15,8 @@ import soundfile
 from pyannote.database.util import load_rttm
 from rich.console import Console
 
-from pyannote_weighter import apply, plots
-from pyannote_weighter.apply import FORMATS, apply_to_files, check_folder
+from pyannote_weighter import apply, output, plots
+from pyannote_weighter.apply import FORMATS, apply_to_files, check_bounds
 from pyannote_weighter.audio import in_memory
 from tests.dummy_pipeline import HalfAndHalf
 
@@ -64,6 +64,24 @@ def test_one_that_fails_does_not_keep_the_others_from_it(tmp_path, audio):
     assert "missing.wav: no such audio file" in screen
     assert "broken.wav" in screen
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.json", "good.rttm"]
+
+
+def test_one_path_is_one_file(tmp_path, audio):
+    for file in (audio("talk.wav"), str(audio("talk.wav"))):
+        assert run(file, tmp_path / "out")[0] == {}
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["talk.json", "talk.rttm"]
+
+
+def test_what_is_told_of_files_is_one_line_each(tmp_path, audio):
+    screen, good = io.StringIO(), audio("good.wav")
+    files = [tmp_path / "a name with spaces in it" / ("b " * 50 + ".wav"), good]
+    likes = {"good": ()} | {f"another recording of a long name {k}": () for k in range(3)}
+    pipeline, console = HalfAndHalf().instantiate({}), Console(file=screen, width=80)
+    options = {"likes": likes, "console": console, "resume": True}
+    (failure,) = apply_to_files(pipeline, files, tmp_path / "out", **options).values()
+    lines = screen.getvalue().splitlines()
+    assert f"failed {files[0]}: {failure}" in lines
+    assert any(line.startswith("3 recordings") and line.endswith("name 2)") for line in lines)
 
 
 def test_next_file_is_read_meanwhile_and_no_other(tmp_path, audio, monkeypatch):
@@ -129,6 +147,15 @@ def test_pictures_of_long_files_are_made_without_reading_all_of_them(tmp_path, a
 def test_number_of_speakers_reaches_the_pipeline(tmp_path, audio):
     failures, _ = run([audio("a.wav")], tmp_path / "out", options={"num_speakers": 7})
     assert "seven speakers" in next(iter(failures.values()))
+
+
+def test_numbers_of_speakers_that_contradict_each_other():
+    names = ("num_speakers", "min_speakers", "max_speakers")
+    for numbers in ((None, 5, 2), (3, None, 2), (3, 4, None)):
+        with pytest.raises(ValueError, match=r"^--m.*-speakers \d is more than --|^--num.* 2: "):
+            check_bounds(dict(zip(names, numbers, strict=True)))
+    for numbers in ((None, 2, 2), (3, 2, 4), (None, None, None), (3, 3, 3)):
+        check_bounds(dict(zip(names, numbers, strict=True)))
 
 
 def test_likes_are_least_numbers_of_speakers(tmp_path, audio):
@@ -262,6 +289,29 @@ def test_another_recording_of_the_same_name_is_not_done(tmp_path, audio):
     assert (out / "01.json").read_bytes() != before
 
 
+def test_a_relative_path_is_of_the_folder_where_it_was_given(tmp_path, audio, monkeypatch):
+    files, out = [audio(f"{show}/audio/01.wav") for show in ("one", "two")], tmp_path / "out"
+    soundfile.write(files[1], np.ones(8000), 8000)
+    monkeypatch.chdir(tmp_path / "one")
+    assert not run(["audio/01.wav"], out)[0]
+    before = (out / "01.json").read_bytes()
+    assert json.loads(before)["audio"]["path"] == "audio/01.wav"
+    assert str(tmp_path) not in before.decode()
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(ValueError, match="01.wav would replace those .* edited, remove the old"):
+        run(["audio/01.wav"], out)
+    assert (out / "01.json").read_bytes() == before
+    for number, file in enumerate((files[0], "../one/audio/01.wav"), start=1):  # edited since
+        soundfile.write(files[0], np.full(8000, number / 4), 8000)
+        assert not run([file], out)[0]
+    content = json.loads((out / "01.json").read_text())
+    del content["audio"]["place"]  # as results were before it was written
+    (out / "01.json").write_text(json.dumps(content))
+    soundfile.write(files[0], np.zeros(4000), 8000)
+    with pytest.raises(ValueError, match="those of another recording, ../one/audio/01.wav"):
+        run(["../one/audio/01.wav"], out)
+
+
 @pytest.mark.parametrize("told", [{}, {"audio": 3}, {"audio": {"path": "x"}}, {"audio": []}])
 def test_results_that_do_not_say_of_what_they_are_count_as_done(tmp_path, audio, told):
     file, out = audio("a.wav"), tmp_path / "out"
@@ -308,16 +358,11 @@ def test_a_folder_that_takes_no_results_is_refused_before_anything_is_computed(
         def write(self, _):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(apply, "NamedTemporaryFile", lambda **_: Full())
+    monkeypatch.setattr(output, "NamedTemporaryFile", lambda **_: Full())
     with pytest.raises(OSError, match="out: results cannot be written .*: No space left") as error:
         run(files, tmp_path / "out")
     assert error.value.errno == errno.ENOSPC
     assert not HalfAndHalf.calls
-
-
-def test_a_folder_is_left_as_it_was(tmp_path):
-    check_folder(tmp_path / "new" / "folder")
-    assert not list((tmp_path / "new" / "folder").iterdir())
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

@@ -1,14 +1,21 @@
 """Naming and searching the results of `apply`."""
 
 import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pyannote.database.util import load_rttm
 from typer.testing import CliRunner
 
-from pyannote_weighter.archive import VOICES, find_voice, name_results, read_results
+from pyannote_weighter import archive as archive_module
+from pyannote_weighter.archive import VOICES, find_voice, name_results, place_of, read_results
 from pyannote_weighter.cli import app
+from pyannote_weighter.database import write_likes
 from pyannote_weighter.naming import Voices
 from tests.test_naming import PEOPLE, archive, voice
 
@@ -135,6 +142,17 @@ def broken(what: str) -> str:
         content["diarization"][0]["start"] = 1.5
     elif what == "never":
         content["diarization"][0]["end"] = float("inf")
+    elif what == "constant":
+        first["confidence"] = float("nan")
+    elif what == "number":
+        first["confidence"] = 0.5
+        return json.dumps(content).replace("0.5", "1e999")
+    elif what == "long":
+        first["duration"] = 10**400
+    elif what == "late":
+        content["diarization"][0]["end"] = 10**400
+    elif what == "id":
+        content["embedding_id"] = ["x"]
     elif what == "words":
         content["diarization"][0] |= {"start": "zero", "end": "one"}
     return json.dumps(content)
@@ -143,7 +161,8 @@ def broken(what: str) -> str:
 @pytest.mark.parametrize(
     "what",
     ["no uri", "uri", "no turns", "stranger", "one label", "no embedding", "null", "NaN",
-     "ragged", "text", "empty", "speakers", "turns", "backwards", "never", "words"],
+     "ragged", "text", "empty", "speakers", "turns", "backwards", "never", "words", "constant",
+     "number", "long", "late", "id"],
 )  # fmt: skip
 def test_what_is_no_result_is_named(tmp_path, what):
     path = tmp_path / "bad.json"
@@ -224,12 +243,77 @@ def test_a_turn_without_length_is_one(tmp_path):
     assert read_results([tmp_path / "a.json"])[0].content["diarization"] == content["diarization"]
 
 
+def test_a_turn_without_length_is_in_rttm(tmp_path):
+    results, voices = write_talk(tmp_path / "one")
+    for turn in results[0].content["diarization"]:
+        turn["end"] = turn["start"]
+    name_results(results, tmp_path / "named", voices=voices)
+    (annotation,) = load_rttm(tmp_path / "named" / "talk.rttm").values()
+    starts = sorted(turn["start"] for turn in results[0].content["diarization"])
+    assert [turn.start for turn in annotation.itersegments()] == starts
+
+
 def write_talk(folder, **options):
     """One result that is called talk.json, and voices to name it by."""
     (path,), _ = write_results(folder, 1)
     talk = path.rename(folder / "talk.json")
     talk.write_text(json.dumps(json.loads(talk.read_text()) | {"uri": "talk"} | options))
     return read_results([talk]), Voices((PEOPLE[0],), np.float32([voice(0)]), 0.5, (2,))
+
+
+@pytest.fixture
+def named(tmp_path):
+    """Results with names, their likes, and the folder."""
+    paths, present = write_results(tmp_path / "results")
+    results = read_results(paths)
+    summary = name_results(results, tmp_path / "named", present)
+    assert not summary.gone
+    return results, present, tmp_path / "named"
+
+
+def test_voices_of_another_archive_are_not_replaced(named):
+    results, present, folder = named
+    others = [r._replace(path=r.path.with_name(f"other {r.path.name}")) for r in results]
+    likes = {uri: [f"other {who}" for who in people] for uri, people in present.items()}
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    told = r"voices.safetensors, which is of another archive: .* \(person 0, .*\): choose another"
+    with pytest.raises(ValueError, match=told):
+        name_results(others, folder, likes)
+    (folder / VOICES).write_text("something else")
+    with pytest.raises(
+        ValueError, match="would replace .*: no file of voices, .*: choose another"
+    ):
+        name_results(others, folder, likes)
+    (folder / VOICES).write_bytes(before[folder / VOICES])
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    voices = Voices.load(folder / VOICES)
+    replace(voices, names=(), vectors=voices.vectors[:0], num_files=()).save(folder / VOICES)
+    assert not name_results(others, folder, likes).gone
+
+
+def test_names_that_have_no_voice_any_more_are_told(named, tmp_path):
+    results, present, folder = named
+    corrected = {
+        uri: [who.replace(PEOPLE[7], "Anna") for who in people] for uri, people in present.items()
+    }
+    summary = name_results(results, folder, corrected)
+    assert summary.gone == [PEOPLE[7]]
+    assert set(Voices.load(folder / VOICES).names) == {"Anna", *PEOPLE} - {PEOPLE[7]}
+    write_likes(tmp_path / "a.likes", present)
+    files = [str(result.path) for result in results]
+    told = run_cli("name", *files, "--likes", str(tmp_path / "a.likes"), "--into", str(folder))
+    assert told.exit_code == 0
+    assert f"{VOICES}: Anna had a voice there before, and has none any more" in told.output
+
+
+def test_likes_that_are_one_text_are_refused(named, tmp_path):
+    results, present, _ = named
+    likes = {uri: people[0] for uri, people in present.items()}
+    with pytest.raises(
+        ValueError, match="likes of file 00 are one text, 'person .*': give a list"
+    ):
+        name_results(results, tmp_path / "again", likes)
+    assert not (tmp_path / "again").exists()
 
 
 AUDIO = {"path": "talk.wav", "bytes": 80, "digest": "a"}
@@ -240,6 +324,7 @@ AUDIO = {"path": "talk.wav", "bytes": 80, "digest": "a"}
     [
         ({"audio": AUDIO}, {"audio": AUDIO | {"digest": "b"}}),
         ({"audio": AUDIO}, {"audio": AUDIO | {"bytes": 81}}),
+        ({"audio": AUDIO | {"place": "x"}}, {"audio": AUDIO | {"place": "y", "digest": "b"}}),
         ({"audio": AUDIO}, {"uri": "other"}),
         ({}, {"uri": "other"}),
     ],
@@ -276,10 +361,11 @@ def test_names_of_the_same_recording_are_replaced(tmp_path):
         name_results(results, named, voices=voices)
         assert json.loads((named / "talk.json").read_text()).get("audio") == options.get("audio")
     name_results(results, tmp_path / "one", voices=voices)  # in their own place
-    edited = AUDIO | {"path": str(tmp_path / "talk.wav")}
-    for digest in "ab":
-        results, voices = write_talk(tmp_path / "one", audio=edited | {"digest": digest})
-        name_results(results, named, voices=voices)
+    absolute = AUDIO | {"path": str(tmp_path / "talk.wav")}
+    for edited in (absolute, AUDIO | {"place": place_of(tmp_path / "talk.wav")}):
+        for digest in "ab":
+            results, voices = write_talk(tmp_path / "one", audio=edited | {"digest": digest})
+            name_results(results, named, voices=voices)
     nameless = json.loads((named / "talk.json").read_text()) | {"uri": None}
     (named / "talk.json").write_text(json.dumps(nameless))
     name_results(results, named, voices=voices)
@@ -318,6 +404,37 @@ def test_the_command_line_names_and_finds(tmp_path):
     assert all(line.startswith("yes\t") and line.endswith("\tperson 7") for line in lines)
     both = run_cli("name", *files, "--into", str(tmp_path / "x"))
     assert both.exit_code != 0
+
+
+def test_a_folder_for_names_is_tried_before_they_are_looked_for(tmp_path, monkeypatch):
+    paths, present = write_results(tmp_path / "results", 2)
+    write_likes(tmp_path / "a.likes", present)
+    monkeypatch.setattr(archive_module, "name_results", None)
+    for place in (tmp_path / "a.likes", tmp_path / "a.likes" / "below"):
+        options = ["--likes", str(tmp_path / "a.likes"), "--into", str(place)]
+        result = run_cli("name", *map(str, paths), *options)
+        assert f"{place}: results cannot be written to this folder" in str(result.exception)
+
+
+def test_what_is_found_is_in_columns(tmp_path):
+    results, voices = write_talk(tmp_path / "one", uri="a\tb\n  c")
+    voices.save(tmp_path / VOICES)
+    options = ["--voices", str(tmp_path / VOICES)]
+    found = run_cli("find", PEOPLE[0], str(results[0].path), *options)
+    assert re.fullmatch(r"\w+(\t[-\d.]+){3}\ta b   c\tSPEAKER_0\d\n", found.output)
+
+
+def test_what_is_found_is_told_where_there_are_no_letters_for_it(tmp_path):
+    results, voices = write_talk(tmp_path / "one", uri="Жанна é")
+    voices.save(tmp_path / VOICES)
+    command = [sys.executable, "-m", "pyannote_weighter.cli", "find", PEOPLE[0]]
+    found = subprocess.run(
+        [*command, results[0].path, "--voices", tmp_path / VOICES],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        check=True,
+    )
+    assert r"\u0416\u0430\u043d\u043d\u0430 é" in found.stdout.decode("cp1252").split("\t")
 
 
 def with_id(paths, name):

@@ -116,7 +116,7 @@ def test_threads_of_apply(tmp_path, audio, monkeypatch):
     assert runner.invoke(app, [*arguments, "--threads", "0"]).exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["foo", "cuda:99", "meta", ""])
+@pytest.mark.parametrize("name", ["foo", "cuda:99", "meta", "hpu", "privateuseone", ""])
 def test_devices_that_are_not_there_are_refused(tmp_path, audio, name):
     arguments = ["apply", str(audio), "--into", str(tmp_path / "out"), "--device", name]
     result = runner.invoke(app, arguments)
@@ -158,6 +158,9 @@ def test_bad_folders_and_names_are_refused_before_the_models_are_loaded(tmp_path
 
     assert "to this folder: there is a file" in refused(audio, "--into", audio)
     assert "those of another recording" in refused(other, "--into", tmp_path / "out")
+    many = ["--min-speakers", "5", "--max-speakers", "2"]
+    into = ["--into", tmp_path / "out"]
+    assert "--min-speakers 5 is more than --max-speakers 2" in refused(audio, *into, *many)
     long = tmp_path / ("a" * 251 + ".wav")
     assert "too long for its results" in refused(long, "--into", tmp_path / "out")
 

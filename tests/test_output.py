@@ -15,6 +15,7 @@ from pyannote.database.util import load_rttm
 from pyannote_weighter.output import (
     annotation_of,
     atomic,
+    check_folder,
     confidences,
     to_json,
     turns,
@@ -56,6 +57,11 @@ def test_atomic_writes_beside_the_file_under_a_short_name(tmp_path):
     assert path.read_text() == "new"
 
 
+def test_a_folder_is_left_as_it_was(tmp_path):
+    check_folder(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+
+
 def test_names_of_files_that_are_not_utf8(tmp_path, diarization):
     diarization.uri = os.fsdecode(b"caf\xe9 1")
     write_json(to_json(diarization), tmp_path / "a.json")
@@ -76,6 +82,27 @@ def test_rttm_can_be_read_again(tmp_path, diarization):
     assert read.labels() == ["Anna_Lee", "Bob"]
     assert read.get_timeline() == diarization.get_timeline()
     assert diarization.uri == "a file"  # what was given is not changed
+
+
+def test_rttm_has_the_times_of_json(tmp_path):
+    output = conversation()
+    write_rttm(output.speaker_diarization, tmp_path / "a.rttm")
+    lines = [line.split() for line in (tmp_path / "a.rttm").read_text().splitlines()]
+    times = [
+        (float(start), float(start) + float(seconds)) for _, _, _, start, seconds, *_ in lines
+    ]
+    expected = [(turn["start"], turn["end"]) for turn in turns(output)]
+    assert np.asarray(times) == pytest.approx(np.asarray(expected), abs=1e-6)
+
+
+def test_rttm_keeps_turns_of_less_than_a_millisecond(tmp_path, diarization):
+    diarization[Segment(4.0001, 4.0004)] = "Cy"
+    write_rttm(diarization, tmp_path / "a.rttm")
+    assert (
+        "SPEAKER a_file 1 4.000 0.001 <NA> <NA> Cy <NA> <NA>\n"
+        in (tmp_path / "a.rttm").read_text()
+    )
+    assert load_rttm(tmp_path / "a.rttm")["a_file"].labels() == ["Anna_Lee", "Bob", "Cy"]
 
 
 def test_rttm_of_silence_is_an_empty_file(tmp_path):
