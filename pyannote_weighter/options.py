@@ -1,5 +1,6 @@
 """Options that cannot be are refused before any work is done."""
 
+import math
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
@@ -11,6 +12,16 @@ Rule = tuple[str, Callable[[Any], bool]]
 def is_whole(value: Any) -> bool:
     """Whether it is an integer, of Python or NumPy."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_above_zero(value: Any) -> bool:
+    return not isinstance(value, bool) and 0 < value < math.inf
+
+
+COUNT: Rule = "a whole number of at least 1", lambda value: is_whole(value) and value >= 1
+COUNT_OR_NONE: Rule = "None, or a whole number of at least 1", lambda v: v is None or COUNT[1](v)
+ABOVE_ZERO: Rule = "a number above 0", _is_above_zero
+SWITCH: Rule = "True or False", lambda value: isinstance(value, bool)
 
 
 def check_options(rules: Mapping[str, Rule], **options: Any) -> None:

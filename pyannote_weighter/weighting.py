@@ -9,8 +9,8 @@ Numerics. Half precision is computed, and returned, in float32; float64 stays fl
 is first divided by its own largest value, so that sums neither underflow nor lose the gradient;
 W, c and n are homogeneous in X, which makes the gradient right although that divisor is held
 constant. A slot whose largest value is below ``SILENT`` counts as all-zero: W, c, n, and their
-gradients, are exactly zero. Gradients with respect to X grow like 1 / X, which a sigmoid or
-softmax in front of X takes back: let these work in float32.
+gradients, are exactly zero. One that holds a NaN is NaN. Gradients with respect to X grow like
+1 / X, which a sigmoid or softmax in front of X takes back: let these work in float32.
 """
 
 from typing import Literal, NamedTuple
@@ -273,7 +273,7 @@ def _split_scale(weightings: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     silent = 2.0**-14 if weightings.dtype == torch.float16 else SILENT
     weightings = full_precision(weightings)
     peak = weightings.detach().amax(dim, keepdim=True)
-    heard = peak > silent
+    heard = ~(peak <= silent)  # NaN is no silence
     peak = torch.where(heard, peak, 0.0)
     return peak, torch.where(heard, weightings, 0.0) / torch.where(heard, peak, 1.0)
 

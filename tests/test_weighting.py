@@ -82,6 +82,13 @@ def test_scale_goes_to_confidence_and_not_to_weights(x, scale):
     torch.testing.assert_close(effective_frames(scale * x), effective_frames(x))
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_nan_is_no_silence(name):
+    x = torch.tensor([[0.5, torch.nan, 0.2], [0.5, 0.1, 0.0]]).T[None]
+    found = FUNCTIONS[name](x)
+    assert found[..., 0].isnan().any() and found[..., 1].isfinite().all()
+
+
 def test_padding_and_order_of_slots_and_time_change_nothing():
     x = torch.rand(2, 20, 5)
     frames = torch.randn(2, 20, 3)

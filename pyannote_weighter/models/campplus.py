@@ -141,7 +141,7 @@ class CAMPPlus(Model):
         Returns
         -------
         frames : (batch, 512, frames) torch.Tensor
-            50 frames per second.
+            50 frames per second. All NaN for a recording with samples that are NaN or infinite.
 
         Raises
         ------
@@ -153,9 +153,11 @@ class CAMPPlus(Model):
                 f"expected waveforms of shape (batch, 1, samples), got {tuple(waveforms.shape)}"
             )
         fbank = self.fbank(waveforms.squeeze(1))
-        fbank = fbank - fbank.mean(dim=1, keepdim=True)
-        # (batch, fbank_frames, 80)
-        return self.xvector.frames(self.head(fbank.transpose(1, 2)), voices)
+        mean = fbank.mean(dim=1, keepdim=True)
+        # (batch, 1, 80)
+        frames = self.xvector.frames(self.head((fbank - mean).transpose(1, 2)), voices)
+        # on CPU, layers with ReLU make numbers of NaN
+        return torch.where(mean.isfinite().all(dim=-1, keepdim=True), frames, torch.nan)
 
     def forward_embedding(
         self, frames: torch.Tensor, weights: torch.Tensor | None = None

@@ -13,12 +13,22 @@ from torch import Tensor, nn
 
 from pyannote_weighter.models.backbones import get_backbone
 from pyannote_weighter.models.encoders import Encoded, Pooling, get_encoder
+from pyannote_weighter.options import ABOVE_ZERO, COUNT, SWITCH, Rule, check_options
 from pyannote_weighter.weighting import confidence_of, effective_frames, summarize
 
 BACKBONE = "backbone."
 TRAINING_ONLY = ("loss_func.", "validation_metric.")
 CONFIDENCES = {"self": "self", "mean_head": "mean", "weighted_head": "weighted"}
 """Options of the Weighter, and the mode of `confidence_of` that each stands for."""
+ALLOWED: dict[str, Rule] = {
+    "num_slots": COUNT,
+    "dimension": COUNT,
+    "freeze": SWITCH,
+    "confidence": (", ".join(CONFIDENCES), lambda value: value in CONFIDENCES),
+    "duration": ABOVE_ZERO,
+    "num_channels": ("1, which is what is read: mix others down", lambda value: value == 1),
+}
+"""What options of the Weighter may be."""
 
 
 class Weighted(NamedTuple):
@@ -64,7 +74,8 @@ class Weighter(Model):
     freeze : bool, optional
         Keep the backbone as it was pretrained (default). Its weights then stay out of the
         checkpoint whenever they can be loaded again by the name of the backbone. False lets
-        gradients reach it, for tasks of one's own: `SpeakerLikes` needs a frozen one.
+        gradients reach it, for tasks of one's own: `SpeakerLikes` needs a frozen one. Once it was
+        let learn (by `backbone.freeze(False)` as well), its weights are in the checkpoint.
     confidence : {"self", "mean_head", "weighted_head"}, optional
         Where the confidence of a slot comes from: its weightings X averaged with themselves as
         weights (default), a second head Y averaged over time, or Y averaged with the weights of X.
@@ -77,7 +88,7 @@ class Weighter(Model):
     Raises
     ------
     ValueError
-        If the backbone, the encoder or the confidence is unknown, or `num_slots` is not positive.
+        If the backbone or the encoder is unknown, or an option is none that it may be.
 
     References
     ----------
@@ -98,11 +109,16 @@ class Weighter(Model):
         num_channels: int = 1,
         task: Task | None = None,
     ):
+        check_options(
+            ALLOWED,
+            num_slots=num_slots,
+            dimension=dimension,
+            freeze=freeze,
+            confidence=confidence,
+            duration=duration,
+            num_channels=num_channels,
+        )
         super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
-        if num_slots < 1:
-            raise ValueError(f"num_slots must be at least 1, got {num_slots}")
-        if confidence not in CONFIDENCES:
-            raise ValueError(f"confidence is {confidence!r}: choose {', '.join(CONFIDENCES)}")
         self.save_hyperparameters(
             "backbone", "encoder", "num_slots", "dimension", "freeze", "confidence", "duration"
         )
@@ -235,12 +251,25 @@ class Weighter(Model):
         Raises
         ------
         ValueError
-            If `start` is given to an encoder that cannot use it, or `last` is below 1.
+            If shapes do not agree, there is no frame, `start` is given to an encoder that cannot
+            use it, or `last` is below 1.
         """
         if start is not None and not self.encoder.restarts:
             raise ValueError(f"{type(self.encoder).__name__} cannot start from weightings")
         if last is not None and last < 1:
             raise ValueError(f"last is {last}: at least one round gives weightings")
+        if frames.ndim != 3 or frames.shape[1] < 1:
+            raise ValueError(
+                f"frames are {tuple(frames.shape)}: give (batch, time, channel), at least a frame"
+            )
+        for name, given, ndim in (("count", count, 2), ("mask", mask, 2), ("start", start, 3)):
+            if given is None:
+                continue
+            if given.ndim != ndim or given.shape[:2] != frames.shape[:2]:
+                raise ValueError(
+                    f"{name} is {tuple(given.shape)}, frames are {tuple(frames.shape)}: "
+                    f"batch and time must agree, {name} has {ndim} dimensions"
+                )
         step = self.encoder.step
         summary = summarize(frames, step, mask)
         pooling = Pooling(
@@ -297,7 +326,7 @@ class Weighter(Model):
 
     def leaves_backbone_out(self) -> bool:
         """Whether checkpoints come without the weights of the backbone."""
-        return self.hparams.freeze and self.backbone.reloadable
+        return self.backbone.frozen and self.backbone.reloadable
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave the frozen backbone out of the checkpoint."""
@@ -308,6 +337,9 @@ class Weighter(Model):
                 for name, value in checkpoint["state_dict"].items()
                 if not name.startswith(BACKBONE)
             }
+        elif self.backbone.config is not None:  # its file may be moved
+            key = self.CHECKPOINT_HYPER_PARAMS_KEY
+            checkpoint[key] = {**checkpoint[key], "backbone": self.backbone.config}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Put the weights of the backbone back, drop what only training needs."""
@@ -318,16 +350,12 @@ class Weighter(Model):
                 for name, value in checkpoint["state_dict"].items()
                 if not name.startswith(TRAINING_ONLY)
             }
-        if self.leaves_backbone_out():
+        if any(name.startswith(BACKBONE) for name in checkpoint["state_dict"]):
+            self.backbone.reloadable = False  # these are not what its name brings back
+        # checkpoints used to leave out what came from a file
+        elif self.leaves_backbone_out() or self.backbone.config is not None:
             for name, value in self.backbone.state_dict().items():
                 checkpoint["state_dict"].setdefault(BACKBONE + name, value)
-
-    def train(self, mode: bool = True) -> Weighter:
-        """Switch to training mode; a frozen backbone stays in evaluation mode."""
-        super().train(mode)
-        if self.hparams.freeze:
-            self.backbone.eval()
-        return self
 
     def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
         """Move what the network sees; what it is compared with is needed on the CPU first."""

@@ -247,10 +247,10 @@ class SpeakerLikes(Validation, Task):
 
     def prepare_data(self) -> None:
         """Compute missing frames and list the files; runs in one process only."""
-        if self.model.hparams.freeze is False:
+        if not self.model.backbone.frozen:
             raise ValueError(
                 "SpeakerLikes trains on frames computed beforehand: the backbone must be frozen "
-                "(freeze=True)"
+                "(freeze=True, model.backbone.freeze())"
             )
         training, entries = self.list_training(self.model)
         trainer = self.model._trainer

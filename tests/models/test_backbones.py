@@ -221,6 +221,19 @@ def test_frames_are_streamed_in_order(backbone):
     assert list(stream_frames(backbone, samples, 50)) == []
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 0}, "batch_size is 0: choose a whole number of at least 1"),
+        ({"window": float("inf")}, "window is inf: choose a number above 0"),
+        ({"window": 0}, "window is 0: choose"),
+    ],
+)
+def test_windows_of_nothing(options, message):
+    with pytest.raises(ValueError, match=message):
+        window_frames(get_backbone(CONFIGS["wavlm"]), torch.zeros(1, 16000), **options)
+
+
 def test_voices_are_told_window_by_window(backbone):
     waveform = torch.randn(1, 40000)
     num_frames = backbone.num_frames(40000)
@@ -356,13 +369,32 @@ def test_wespeaker_from_a_path(tmp_path):
     backbone.model.specifications = get_backbone(CONFIGS["campplus"]).model.specifications
     save_checkpoint(backbone.model, path)
     again = get_backbone({"name": "wespeaker", "checkpoint": str(path)})
-    assert again.reloadable and not any(p.requires_grad for p in again.parameters())
+    assert not again.reloadable  # the path may lead to other weights some day
+    assert not any(p.requires_grad for p in again.parameters())
     waveforms = torch.randn(1, 1, 16000)
     assert torch.equal(again(waveforms), backbone(waveforms))
+    # with its weights brought along it needs no file
+    alike = get_backbone(again.config)
+    alike.load_state_dict(again.state_dict())
+    assert torch.equal(alike(waveforms), backbone(waveforms))
     save_checkpoint(get_backbone(CONFIGS["campplus"]).model, path)
     with pytest.raises(ValueError, match="is a CAMPPlus, not a WeSpeaker ResNet"):
         get_backbone({"name": "wespeaker", "checkpoint": str(path)})
     assert isinstance(Model.from_pretrained(path), Model)
+
+
+def test_wespeaker_of_other_architectures(tmp_path):
+    config = {"name": "wespeaker", "checkpoint": None, "architecture": "resnet152"}
+    backbone = get_backbone({**config, "model": {"num_mel_bins": 40}})
+    assert type(backbone.model).__name__ == "WeSpeakerResNet152" and backbone.config is None
+    backbone.model.specifications = get_backbone(CONFIGS["campplus"]).model.specifications
+    path = save_checkpoint(backbone.model, tmp_path / "pytorch_model.bin")
+    again = get_backbone({"name": "wespeaker", "checkpoint": str(path)})
+    alike = get_backbone(again.config)
+    alike.load_state_dict(again.state_dict())
+    assert alike.model.hparams.num_mel_bins == 40
+    with pytest.raises(ValueError, match="unknown architecture 'resnet18': choose from resnet34"):
+        get_backbone({**config, "architecture": "resnet18"})
 
 
 def test_choice_of_layer():
@@ -417,6 +449,9 @@ def test_bundle_that_normalizes_is_unwrapped(monkeypatch):
         ({"checkpoint": None}, "unknown backbone None"),
         ({"name": "campplus", "layer": 3}, "unexpected keyword argument 'layer'"),
         ({"name": "wavlm", "model": {"depth": 2}}, "unknown options of wavlm: depth"),
+        ({**CONFIGS["wavlm"], "layer": 1.5}, "no layer 1.5: choose from 1 to 3"),
+        ({**CONFIGS["wavlm"], "layer": "last"}, "no layer last: choose from 1 to 3"),
+        (5, "unknown backbone 5: choose from campplus"),
     ],
 )
 def test_bad_configs(config, message):

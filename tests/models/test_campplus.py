@@ -377,3 +377,17 @@ def test_frames_of_equal_waveforms_are_computed_once():
     assert computed == [6, 3, 1]
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(alone, expected[:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sample", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_samples_that_are_no_numbers_give_none(sample, gradient):
+    """The other recordings of the batch are as they would be."""
+    torch.manual_seed(0)
+    model, waveforms = CAMPPlus().eval(), torch.randn(3, 1, 8000)
+    with torch.set_grad_enabled(gradient):
+        expected = model(waveforms)
+        waveforms[1, 0, 4000] = sample
+        frames, embeddings = model.forward_frames(waveforms), model(waveforms)
+    assert frames[1].isnan().all() and embeddings[1].isnan().all()
+    assert torch.equal(embeddings[::2], expected[::2])

@@ -3,7 +3,7 @@ import torch
 from pyannote.audio import Model
 
 from pyannote_weighter.models.campplus import CAMPPlus
-from pyannote_weighter.models.checkpoint import save_checkpoint
+from pyannote_weighter.models.checkpoint import fingerprint, save_checkpoint
 
 
 def test_from_pretrained_brings_it_back(tmp_path):
@@ -38,3 +38,11 @@ def test_class_of_a_script(tmp_path, monkeypatch):
     monkeypatch.setattr(CAMPPlus, "__module__", "__main__")
     with pytest.raises(ValueError, match="defined in a script"):
         save_checkpoint(CAMPPlus(), tmp_path / "pytorch_model.bin")
+
+
+def test_fingerprint_of_any_type():
+    torch.manual_seed(0)
+    model = torch.nn.BatchNorm1d(3)  # counts batches in a number without dimensions
+    assert fingerprint(model) == "b1c9f9c15d3d"
+    half = fingerprint(model.bfloat16())
+    assert half == fingerprint(model) != fingerprint(model.half())

@@ -263,10 +263,52 @@ def test_errors_name_the_cure():
         Weighter(backbone=BACKBONE, encoder={"num_rounds": 3})
     with pytest.raises(ValueError, match="encoder 'refine'.*num_turns"):
         Weighter(backbone=BACKBONE, encoder={"name": "refine", "num_turns": 3})
-    with pytest.raises(ValueError, match="num_slots must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_slots is 0: choose a whole number of at least 1"):
         Weighter(backbone=BACKBONE, num_slots=0)
     with pytest.raises(ValueError, match="reads 16000 Hz audio, but sample_rate=8000"):
         Weighter(backbone=BACKBONE, sample_rate=8000)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"dimension": 0}, "dimension is 0: choose a whole number of at least 1"),
+        ({"num_slots": 2.5}, "num_slots is 2.5: choose a whole number"),
+        ({"num_slots": True}, "num_slots is True: choose a whole number"),
+        ({"num_channels": 2}, "num_channels is 2: choose 1"),
+        ({"duration": 0}, "duration is 0: choose a number above 0"),
+        ({"duration": -1.0}, "duration is -1.0: choose"),
+        ({"duration": None}, "duration is None: choose"),
+        ({"freeze": "no"}, "freeze is 'no': choose True or False"),
+        ({"confidence": ["self"]}, r"confidence is \['self'\]: choose self, mean_head"),
+        ({"backbone": 5}, "unknown backbone 5: choose from campplus"),
+        ({"backbone": {"name": ["campplus"]}}, r"unknown backbone \['campplus'\]: choose"),
+        ({"encoder": None}, "unknown encoder None: choose from refine"),
+        ({"encoder": {"name": "refine", "num_rounds": 0}}, "num_rounds is 0: choose a whole"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        Weighter(**{"backbone": BACKBONE} | options)
+
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        ({"frames": (2, 0, 48)}, r"frames are \(2, 0, 48\): give \(batch, time, channel\)"),
+        ({"frames": (20, 48)}, r"frames are \(20, 48\): give"),
+        ({"count": (2, 19)}, r"count is \(2, 19\), frames are \(2, 20, 48\): batch and time must"),
+        ({"count": (20,)}, r"count is \(20,\), .*count has 2 dimensions"),
+        ({"mask": (1, 20)}, r"mask is \(1, 20\), frames are"),
+        ({"start": (2, 4, 3)}, r"start is \(2, 4, 3\), frames are"),
+        ({"start": (2, 20)}, "start has 3 dimensions"),
+    ],
+)
+def test_shapes_that_do_not_agree(shapes, message):
+    given = {name: torch.ones(shape) for name, shape in shapes.items()}
+    frames = given.pop("frames", torch.ones(2, 20, 48))
+    with pytest.raises(ValueError, match=message):
+        small_weighter().weigh(frames, **given)
 
 
 def test_another_backbone_by_registry(monkeypatch):

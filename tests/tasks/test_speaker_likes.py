@@ -473,6 +473,9 @@ def test_refused(tones, task):
     refused(task, by_file, "scope: file.*set `scope: database`")
     refused(task, [*tones, tones[0]], "lists 'one' more than once")
     refused(task, tones, "backbone must be frozen", model=small_weighter(freeze=False))
+    let_learn = small_weighter()
+    let_learn.unfreeze_by_name("backbone")
+    refused(task, tones, "backbone must be frozen", model=let_learn)
 
 
 def test_file_that_is_too_short_is_named(tones, task, fit):

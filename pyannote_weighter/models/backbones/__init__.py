@@ -1,6 +1,6 @@
 """Frame encoders: waveform to frames, frames and weights to embeddings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from pyannote_weighter.models.backbones.base import Backbone, stream_frames, window_frames
@@ -52,9 +52,9 @@ def get_backbone(backbone: str | dict) -> Backbone:
     ValueError
         If there is no such backbone, or an option is none of its own.
     """
-    options = {"name": backbone} if isinstance(backbone, str) else dict(backbone)
+    options = dict(backbone) if isinstance(backbone, Mapping) else {"name": backbone}
     name = options.pop("name", None)
-    if name not in BACKBONES:
+    if not isinstance(name, str) or name not in BACKBONES:
         raise ValueError(f"unknown backbone {name!r}: choose from {', '.join(BACKBONES)}")
     try:
         return BACKBONES[name](**options)

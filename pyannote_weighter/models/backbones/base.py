@@ -10,6 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from pyannote_weighter.models.backbones.pooling import pool_windows
+from pyannote_weighter.options import ABOVE_ZERO, COUNT, check_options
 from pyannote_weighter.weighting import Summary, pool_mean, pool_mean_std, pool_summary
 
 BLOCK = 256  # windows pooled at once: what is small enough for the caches is several times faster
@@ -32,6 +33,7 @@ class Backbone(nn.Module):
 
     Frozen (the default): no parameter asks for a gradient, `train()` leaves it in evaluation mode,
     frames are computed without gradient. `embed` always lets gradients through to the weights.
+    Change it by `freeze`, or by pyannote's `Model.unfreeze_by_name`.
 
     Attributes
     ----------
@@ -50,11 +52,12 @@ class Backbone(nn.Module):
         Whether frames are pooled into mean and standard deviation, or mean alone.
     reloadable : bool
         Whether the same name or config brings the same weights back, so that checkpoints may
-        leave them out. False for random weights.
+        leave them out. False for random weights, and once they have been let learn.
+    config : dict or None
+        What makes the same network, with other weights, where its name or config reads a file:
+        checkpoints that hold the weights name this, and do not need the file.
     hears_voices : bool
         Whether `compute_frames` takes `voices` too, see `forward`.
-    frozen : bool
-        Whether the weights are kept as they are. Change it by `freeze`.
     """
 
     sample_rate: int
@@ -64,22 +67,30 @@ class Backbone(nn.Module):
     receptive_field_size: int
     deviation: bool = True
     reloadable: bool = True
+    config: dict | None = None
     hears_voices: bool = False
-    frozen: bool = True
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the weights are kept as they are: none of them asks for a gradient."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
     def freeze(self, frozen: bool = True) -> Backbone:
         """Keep the weights as they are (True), or let them learn (False)."""
-        self.frozen = frozen
         self.requires_grad_(not frozen)
+        if not frozen:
+            self.reloadable = False
         return self.train(self.training and not frozen)
 
     def train(self, mode: bool = True) -> Backbone:
         """Switch to training mode, unless frozen."""
+        if mode and not self.frozen:
+            self.reloadable = False
         return super().train(mode and not self.frozen)
 
     def num_frames(self, num_samples: int) -> int:
@@ -253,8 +264,11 @@ def stream_frames(
     Raises
     ------
     ValueError
-        If there are more or fewer voices than frames.
+        If there are more or fewer voices than frames, or a window or batch is of nothing.
     """
+    check_options(
+        {"window": ABOVE_ZERO, "batch_size": COUNT}, window=window, batch_size=batch_size
+    )
     total = backbone.num_frames(num_samples)
     if voices is not None and len(voices) != total:
         raise ValueError(f"expected the voices of {total} frames, got {len(voices)}")

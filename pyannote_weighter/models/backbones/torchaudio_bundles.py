@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchaudio.pipelines import Wav2Vec2Bundle
 
 from pyannote_weighter.models.backbones.base import Backbone
+from pyannote_weighter.options import is_whole
 
 BUNDLES = {
     name.lower(): bundle
@@ -83,8 +84,10 @@ class TorchaudioBackbone(Backbone):
     ):
         super().__init__()
         num_layers = len(model.encoder.transformer.layers)
-        self.layer = layer if layer > 0 else num_layers + 1 + layer
-        if not 1 <= self.layer <= num_layers:
+        self.layer = layer
+        if is_whole(layer) and layer <= 0:
+            self.layer = num_layers + 1 + layer
+        if not is_whole(layer) or not 1 <= self.layer <= num_layers:
             raise ValueError(
                 f"no layer {layer}: choose from 1 to {num_layers}, or from -{num_layers} to -1"
             )

@@ -1,16 +1,29 @@
 """WeSpeaker's ResNet34, through pyannote's own class, as a frame encoder."""
 
+import inspect
 from pathlib import Path
 
 import torch
 from pyannote.audio import Model
-from pyannote.audio.models.embedding.wespeaker import BaseWeSpeakerResNet, WeSpeakerResNet34
+from pyannote.audio.models.embedding.wespeaker import (
+    BaseWeSpeakerResNet,
+    WeSpeakerResNet34,
+    WeSpeakerResNet152,
+    WeSpeakerResNet221,
+    WeSpeakerResNet293,
+)
 from torch import Tensor
 
 from pyannote_weighter.models.backbones.base import Backbone
 from pyannote_weighter.weighting import full_precision
 
 HUB_NAME = "pyannote/wespeaker-voxceleb-resnet34-LM"
+ARCHITECTURES: dict[str, type[BaseWeSpeakerResNet]] = {
+    "resnet34": WeSpeakerResNet34,
+    "resnet152": WeSpeakerResNet152,
+    "resnet221": WeSpeakerResNet221,
+    "resnet293": WeSpeakerResNet293,
+}
 
 
 class WeSpeakerBackbone(Backbone):
@@ -20,20 +33,38 @@ class WeSpeakerBackbone(Backbone):
     ----------
     checkpoint : str or Path, optional
         Path or Hub name of a pyannote checkpoint of a WeSpeaker ResNet. Defaults to the one that
-        pyannote uses, which is downloaded. None: random ResNet34, nothing is downloaded.
+        pyannote uses, which is downloaded. None: random weights, nothing is downloaded.
+    architecture : {"resnet34", "resnet152", "resnet221", "resnet293"}, optional
+        Where the checkpoint is None, which says it itself otherwise.
+    model : dict, optional
+        Options of pyannote's class that differ from its own, such as `num_mel_bins`, where the
+        checkpoint is None.
 
     Raises
     ------
     OSError
         If the checkpoint cannot be had.
     ValueError
-        If the checkpoint is not a WeSpeaker ResNet.
+        If the checkpoint is not a WeSpeaker ResNet, or there is no such architecture.
     """
 
-    def __init__(self, checkpoint: str | Path | None = HUB_NAME):
+    def __init__(
+        self,
+        checkpoint: str | Path | None = HUB_NAME,
+        architecture: str = "resnet34",
+        model: dict | None = None,
+    ):
         super().__init__()
-        self.model = WeSpeakerResNet34().eval() if checkpoint is None else _load(checkpoint)
-        self.reloadable = checkpoint is not None
+        if architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"unknown architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}"
+            )
+        if checkpoint is None:
+            self.model = ARCHITECTURES[architecture](**(model or {})).eval()
+        else:
+            self.model = _load(checkpoint)
+        self.reloadable = checkpoint == HUB_NAME  # a file may be moved or replaced
+        self.config = None if checkpoint is None else _config(self.model)
         self.sample_rate = self.model.hparams.sample_rate
         self.dimension = self.model.dimension
         self.frame_dimension = self.model.resnet.seg_1.in_features // 2
@@ -79,3 +110,13 @@ def _load(checkpoint: str | Path) -> BaseWeSpeakerResNet:
             "choose another checkpoint"
         )
     return model.eval()
+
+
+def _config(model: BaseWeSpeakerResNet) -> dict | None:
+    for architecture, made in ARCHITECTURES.items():
+        if type(model) is made:
+            named = set(inspect.signature(made).parameters)
+            options = {key: value for key, value in model.hparams.items() if key in named}
+            config = {"architecture": architecture, "model": options}
+            return {"name": "wespeaker", "checkpoint": None, **config}
+    return None

@@ -1,5 +1,7 @@
 """Encoders: from frames to weightings."""
 
+from collections.abc import Mapping
+
 from pyannote_weighter.models.encoders.base import Encoded, Encoder, Pooling
 from pyannote_weighter.models.encoders.refine import SlotRefiner
 from pyannote_weighter.models.encoders.wavlm import WavLMEncoder
@@ -43,9 +45,9 @@ def get_encoder(
     ValueError
         If there is no such encoder, or an option is none of its own.
     """
-    options = {"name": encoder} if isinstance(encoder, str) else dict(encoder)
+    options = dict(encoder) if isinstance(encoder, Mapping) else {"name": encoder}
     name = options.pop("name", None)
-    if name not in ENCODERS:
+    if not isinstance(name, str) or name not in ENCODERS:
         raise ValueError(f"unknown encoder {name!r}: choose from {', '.join(ENCODERS)}")
     try:
         return ENCODERS[name](

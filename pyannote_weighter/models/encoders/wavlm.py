@@ -8,10 +8,26 @@ from torchaudio.models.wav2vec2.components import _get_wavlm_encoder
 
 from pyannote_weighter.models.backbones.base import Backbone
 from pyannote_weighter.models.encoders.base import Encoded, Encoder, Pooling
+from pyannote_weighter.options import COUNT, COUNT_OR_NONE, Rule, check_options, is_whole
 from pyannote_weighter.weighting import Summary, full_precision
 
 CHANNEL_FACTOR = 12
 TIME_FACTOR = 15
+_SHARE: Rule = "a share from 0 to 1", lambda value: 0 <= value <= 1
+ALLOWED: dict[str, Rule] = {
+    "num_slots": COUNT,
+    "dimension": COUNT,
+    "num_layers": COUNT,
+    "num_heads": COUNT,
+    "position_kernel": COUNT,
+    "position_groups": COUNT,
+    "feed_forward": COUNT_OR_NONE,
+    "num_buckets": ("a whole number of at least 4", lambda value: is_whole(value) and value >= 4),
+    "max_distance": COUNT,
+    "dropout": _SHARE,
+    "layer_drop": _SHARE,
+}
+"""What options of the encoder may be."""
 
 
 class WavLMEncoder(Encoder):
@@ -38,11 +54,17 @@ class WavLMEncoder(Encoder):
     num_buckets, max_distance : int, optional
         Of the relative position bias, in steps. Default to 320 and 800, as in WavLM.
     position_kernel, position_groups : int, optional
-        Of the convolutional position embedding. Default to 128 and 16, as in WavLM.
+        Of the convolutional position embedding. Default to 128 and 16, as in WavLM; the latter
+        divides `dimension`.
     dropout, layer_drop : float, optional
         Default to 0.1 and 0.
     second_head : bool, optional
         See `Encoder`. A second linear layer and sigmoid. Defaults to False.
+
+    Raises
+    ------
+    ValueError
+        If an option is none that it may be.
 
     Reference
     ---------
@@ -69,6 +91,25 @@ class WavLMEncoder(Encoder):
         second_head: bool = False,
     ):
         super().__init__()
+        check_options(
+            ALLOWED,
+            num_slots=num_slots,
+            dimension=dimension,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            position_kernel=position_kernel,
+            position_groups=position_groups,
+            feed_forward=feed_forward,
+            num_buckets=num_buckets,
+            max_distance=max_distance,
+            dropout=dropout,
+            layer_drop=layer_drop,
+        )
+        for name, divisor in {"num_heads": num_heads, "position_groups": position_groups}.items():
+            if dimension % divisor:
+                raise ValueError(
+                    f"{name} is {divisor}: choose one that divides the dimension, {dimension}"
+                )
         in_channels = backbone.frame_dimension
         reduced = max(1, round(in_channels / CHANNEL_FACTOR))
         middle = max(1, round((in_channels * reduced) ** 0.5))

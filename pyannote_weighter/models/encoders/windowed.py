@@ -8,7 +8,16 @@ from torch import Tensor, nn
 
 from pyannote_weighter.models.encoders.base import Encoded, Encoder, Pooling
 from pyannote_weighter.models.encoders.refine import SlotRefiner
+from pyannote_weighter.options import ABOVE_ZERO, COUNT, COUNT_OR_NONE, Rule, check_options
 from pyannote_weighter.weighting import Summary
+
+ALLOWED: dict[str, Rule] = {
+    "window": ABOVE_ZERO,
+    "step": ABOVE_ZERO,
+    "dimension": COUNT_OR_NONE,
+    "num_rounds": COUNT,
+}
+"""What options of the encoder may be."""
 
 
 class ActivityHead(nn.Module):
@@ -48,13 +57,20 @@ class RefineEncoder(Encoder):
     num_slots : int
         N.
     window : float, optional
-        Duration of the windows in seconds.
+        Duration of the windows in seconds, rounded to an odd number of steps. These are counted
+        in steps as they are given: where `step` is rounded, windows are as much longer or shorter.
+        `self.window` tells their frames.
     step : float, optional
-        Step of the windows in seconds.
+        Step of the windows in seconds, rounded to frames of the backbone: `self.step`.
     dimension, num_rounds, hidden : int, optional
         See `SlotRefiner`.
     second_head : bool, optional
         See `Encoder`.
+
+    Raises
+    ------
+    ValueError
+        If an option is none that it may be.
     """
 
     restarts = True
@@ -71,6 +87,9 @@ class RefineEncoder(Encoder):
         second_head: bool = False,
     ):
         super().__init__()
+        check_options(
+            ALLOWED, window=window, step=step, dimension=dimension, num_rounds=num_rounds
+        )
         frame_rate = backbone.sample_rate / backbone.frame_step
         self.step = max(1, round(step * frame_rate))
         # an odd multiple of the step puts windows symmetrically around their step
@@ -124,12 +143,15 @@ class RefineEncoder(Encoder):
         weights = weights + 0.01  # (B, T)
         if mask is not None:
             speech, single, weights = speech * inside, single * inside, weights * mask
+            frames = torch.where(mask[..., None], frames, 0)  # keeps their order in memory
 
         windows = pooling.embed_windows(frames, weights, self.window, self.step)  # (B, S, D)
         if callable(start):
             start = start(windows, single)
         elif start is not None:
-            start = self.to_steps(start)
+            if mask is not None:
+                start = start.masked_fill(~mask[..., None], 0)
+            start = self.to_steps(start, mask)
         weightings, embeddings, heads = self.refiner(
             windows,
             speech,

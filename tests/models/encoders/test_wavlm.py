@@ -106,3 +106,17 @@ def test_contract_with_torchaudio(encoder):
         inspect.signature(layer.forward).parameters
     )
     assert layer.attention.compute_bias(5, 5).shape == (4, 5, 5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_layers": 0}, "num_layers is 0: choose a whole number of at least 1"),
+        ({"dropout": 2}, "dropout is 2: choose a share"),
+        ({"num_buckets": 0}, "num_buckets is 0: choose"),
+        ({"num_heads": 5}, "num_heads is 5: choose one that divides the dimension, 32"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        WavLMEncoder(SimpleNamespace(frame_dimension=48), num_slots=3, **SMALL | options)

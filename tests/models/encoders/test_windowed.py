@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from pyannote_weighter.models.backbones.pooling import pool_windows
 from pyannote_weighter.models.encoders import ENCODERS, RefineEncoder, get_encoder
 from pyannote_weighter.models.encoders.base import Pooling
 from pyannote_weighter.models.encoders.windowed import ActivityHead
@@ -71,3 +73,68 @@ def test_registry():
     encoder = get_encoder({"name": "refine", "dimension": 8, "num_rounds": 2}, BACKBONE, 3)
     assert isinstance(encoder, RefineEncoder) and encoder.refiner.num_rounds == 2
     assert not any(value is BACKBONE for value in vars(encoder).values())
+
+
+@pytest.mark.parametrize("content", [1e3, torch.nan])
+@pytest.mark.parametrize("with_start", [False, True])
+def test_contents_of_padding_change_nothing(content, with_start):
+    torch.manual_seed(0)
+    encoder = RefineEncoder(BACKBONE, num_slots=3)
+    frames, mask = torch.randn(2, 58, 12), torch.arange(58) < torch.tensor([[58], [33]])
+    start = torch.rand(2, 58, 2)
+
+    def weigh(frames, start):
+        summary = summarize(frames, encoder.step, mask)
+        pooling = Pooling(
+            embed=lambda x: pool_summary(summary, x)[..., :8],
+            embed_windows=lambda *given: pool_windows(*given)[..., :8],
+        )
+        start = start if with_start else None
+        return encoder(frames, summary, pooling, mask=mask, start=start).weightings[-1]
+
+    outside = ~mask[..., None]
+    expected = weigh(frames.masked_fill(outside, 0), start.masked_fill(outside, 0))
+    found = weigh(frames.masked_fill(outside, content), start.masked_fill(outside, content))
+    assert torch.equal(found, expected)
+
+
+def test_start_of_a_step_is_that_of_its_frames():
+    """A step that reaches into padding starts with its frames alone."""
+    torch.manual_seed(0)
+    encoder = RefineEncoder(BACKBONE, num_slots=2)
+    frames, start = torch.randn(1, 23, 12), torch.rand(1, 23, 2)
+    starts = []
+    encoder.refiner.register_forward_pre_hook(
+        lambda _, args, options: starts.append(options["start"]), with_kwargs=True
+    )
+    for length in (23, 30):
+        padded = F.pad(frames, (0, 0, 0, length - 23))
+        mask = torch.arange(length)[None] < 23
+        summary = summarize(padded, encoder.step, mask)
+        pooling = Pooling(
+            embed=lambda x, summary=summary: pool_summary(summary, x)[..., :8],
+            embed_windows=lambda *given: pool_windows(*given)[..., :8],
+        )
+        given = F.pad(start, (0, 0, 0, length - 23))
+        encoder(padded, summary, pooling, mask=mask, start=given)
+    torch.testing.assert_close(starts[1][:, :5], starts[0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"step": 0}, "step is 0: choose a number above 0"),
+        ({"window": -1}, "window is -1: choose a number above 0"),
+        ({"num_rounds": 0}, "num_rounds is 0: choose a whole number of at least 1"),
+        ({"dimension": 0}, "dimension is 0: choose None, or"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        RefineEncoder(BACKBONE, num_slots=2, **options)
+
+
+def test_rounding_is_as_documented():
+    """A step of 1 frame in place of 0.75: the window is a third longer than it was asked for."""
+    encoder = RefineEncoder(BACKBONE, num_slots=2, window=0.135, step=0.015)
+    assert (encoder.window, encoder.step) == (9, 1)
