@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from pyannote_weighter.options import COUNT, Rule, check_options, is_whole
 from pyannote_weighter.output import atomic
 
 SECTIONS = {
@@ -24,10 +25,56 @@ MAY_CHANGE = (  # between a run and its resumption
     "trainer.log_every_n_steps", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
     "trainer.precision",
 )  # fmt: skip
+_TEXT: Rule = "a name or path, in quotes if it looks like a number", lambda v: isinstance(v, str)
+_OPTIONS: Rule = "options, such as `{name: value}`", lambda value: isinstance(value, dict)
+_WHOLE: Rule = (
+    "a whole number, written without point or exponent",
+    lambda value: value is None or is_whole(value),
+)
+ALLOWED: dict[str, Rule] = {
+    "protocol": _TEXT,
+    "registry": _TEXT,
+    "frames": _TEXT,
+    "seed": (
+        "a whole number from 0 to 4294967295, written without point or exponent",
+        lambda value: is_whole(value) and 0 <= value < 2**32,
+    ),
+    "threads": COUNT,
+    "early_stopping": _OPTIONS,
+    "model": _OPTIONS,
+    "task": _OPTIONS,
+    "trainer": _OPTIONS,
+    "trainer.max_epochs": _WHOLE,
+    "trainer.min_epochs": _WHOLE,
+    "trainer.max_steps": _WHOLE,
+    "trainer.min_steps": _WHOLE,
+    "trainer.log_every_n_steps": _WHOLE,
+    "trainer.check_val_every_n_epoch": _WHOLE,
+    "trainer.accumulate_grad_batches": _WHOLE,
+    "trainer.precision": (
+        "bf16-mixed or 16-mixed, whose weights stay in full precision",
+        lambda value: value not in ("bf16-true", "16-true"),
+    ),
+}
+"""What values may be, of the `Trainer` those that Lightning would not refuse itself."""
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2; in YAML 1.1 it would be text."""
+    """YAML in which 1e-3 is a number, as in YAML 1.2; in YAML 1.1 it would be text.
+
+    A key that is there twice is refused, as in YAML 1.2 too.
+    """
+
+    def compose_mapping_node(self, anchor):
+        """Read keys and values; ValueError where one is set twice."""
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"line {line}: {key.value} is set twice: keep one of them")
+                seen.add((key.tag, key.value))
+        return node
 
 
 Loader.add_implicit_resolver(
@@ -61,7 +108,8 @@ def read_config(path: str | Path) -> dict:
     FileNotFoundError
         If the file, or the registry that it names, does not exist.
     ValueError
-        If keys are missing or unknown, or a value is none of those that a key may have.
+        If it is no YAML file in UTF-8, keys are missing, unknown or set twice, or a value is none
+        of those that a key may have.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,6 +118,10 @@ def read_config(path: str | Path) -> dict:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not a YAML file: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8: {error}; save it in UTF-8") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: expected keys and values, such as `protocol: ...`")
     config = {key: value for key, value in config.items() if value is not None}  # empty sections
@@ -80,11 +132,18 @@ def read_config(path: str | Path) -> dict:
         )
     if missing := REQUIRED - set(config):
         raise ValueError(f"{path}: missing keys {', '.join(sorted(missing))}")
+    given = config.get("trainer")
+    options = {f"trainer.{k}": v for k, v in given.items()} if isinstance(given, dict) else {}
+    options |= config
+    try:
+        check_options(ALLOWED, **{key: options[key] for key in ALLOWED if key in options})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     for key, values in {"export": ("best", "last"), "logger": ("csv", "tensorboard")}.items():
         if config.get(key, values[0]) not in values:
             raise ValueError(f"{path}: {key} is {config[key]!r}; it may be {' or '.join(values)}")
     pictures = config.get("pictures", 1)
-    if not isinstance(pictures, int) or pictures < 1:
+    if not is_whole(pictures) or pictures < 1:
         raise ValueError(f"{path}: pictures is {pictures!r}; it is a number of epochs, such as 5")
     config["registry"] = path.parent / config["registry"]
     if not config["registry"].is_file():

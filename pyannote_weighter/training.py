@@ -98,11 +98,11 @@ def train(
     where = f"{config}: {options['registry']}"
     protocol = find_protocol(options["protocol"], where, registry)
     frames = options.get("frames", into / "frames")
+    model = _start(config, options, last if resume else None)
     try:
-        model = _start(config, options, last if resume else None)
         model.task = SpeakerLikes(protocol, frames=frames, **options.get("task", {}))
-    except TypeError as error:  # unknown options
-        raise ValueError(f"{config}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{config}: task: {error}") from error
     with warnings.catch_warnings(action="ignore"):  # `prepare_data` warns of the same
         data = training_data(model.task.list_training(model)[1])
     if "data" in was and (change := first_difference(was["data"], data)):
@@ -185,7 +185,10 @@ def _start(config: Path, options: dict, last: Path | None) -> Weighter:
     """
     init = options.get("init")
     if init is None:
-        return Weighter(**options.get("model", {}))
+        try:
+            return Weighter(**options.get("model", {}))
+        except (TypeError, ValueError) as error:  # unknown options, or such as cannot be
+            raise ValueError(f"{config}: model: {error}") from error
     start = DEFAULT_PIPELINE if init == "default" else config.parent / init
     files = [start / "weighter" / "pytorch_model.bin", start / "pytorch_model.bin", start]
     # what is found in the files before training is found as it was when the run began

@@ -209,6 +209,72 @@ def test_numbers_as_people_write_them(corpus, text, value):
         ("protocol: P\nregistry: r\nlogger: table", ValueError, "'table'; it may be csv or tens"),
         ("protocol: P\nregistry: r\npictures: 0", ValueError, "0; it is a number of epochs"),
         ("protocol: P\nregistry: r\npictures: often", ValueError, "'often'; it is a number"),
+        ("protocol: P\nregistry: 5", ValueError, "registry is 5: choose a name or path"),
+        ("protocol: 5\nregistry: r", ValueError, "protocol is 5: choose a name or path"),
+        ("protocol: P\nregistry: r\nframes: 5", ValueError, "frames is 5: choose a name or path"),
+        (
+            "protocol: P\nregistry: r\nthreads: 0",
+            ValueError,
+            "threads is 0: choose a whole number of at least 1",
+        ),
+        (
+            "protocol: P\nregistry: r\nthreads: x",
+            ValueError,
+            "threads is 'x': choose a whole number",
+        ),
+        (
+            "protocol: P\nregistry: r\nseed: 1e3",
+            ValueError,
+            "seed is 1000.0: choose a whole number from 0",
+        ),
+        (
+            "protocol: P\nregistry: r\nseed: -1",
+            ValueError,
+            "seed is -1: choose a whole number from 0",
+        ),
+        (
+            "protocol: P\nregistry: r\nseed: abc",
+            ValueError,
+            "seed is 'abc': choose a whole number",
+        ),
+        ("protocol: P\nregistry: r\nmodel: 3", ValueError, "model is 3: choose options, such as"),
+        ("protocol: P\nregistry: r\ntask: x", ValueError, "task is 'x': choose options, such as"),
+        (
+            "protocol: P\nregistry: r\ntrainer: 5",
+            ValueError,
+            "trainer is 5: choose options, such as",
+        ),
+        (
+            "protocol: P\nregistry: r\nearly_stopping: true",
+            ValueError,
+            "early_stopping is True: choose options",
+        ),
+        ("protocol: P\nregistry: r\npictures: true", ValueError, "True; it is a number of epochs"),
+        (
+            "protocol: P\nregistry: r\ntrainer: {max_epochs: 1e0}",
+            ValueError,
+            "trainer.max_epochs is 1.0: choose a whole number, writ",
+        ),
+        (
+            "protocol: P\nregistry: r\ntrainer: {precision: bf16-true}",
+            ValueError,
+            "precision is 'bf16-true': choose bf16-mixed",
+        ),
+        (
+            "protocol: P\nregistry: r\ntrainer: {precision: 16-true}",
+            ValueError,
+            "precision is '16-true': choose bf16-mixed",
+        ),
+        (
+            "protocol: P\nregistry: r\nseed: 1\nseed: 2",
+            ValueError,
+            "line 4: seed is set twice: keep one",
+        ),
+        (
+            "protocol: P\nregistry: r\ntask:\n  splice: 0\n  splice: 1",
+            ValueError,
+            "line 5: splice is set twice",
+        ),
     ],
 )
 def test_errors_name_the_file_and_what_to_do(tmp_path, text, error, message):
@@ -216,6 +282,32 @@ def test_errors_name_the_file_and_what_to_do(tmp_path, text, error, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(error, match=f"(?s)train.yaml: .*{message}"):
+        train(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_in_another_encoding(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_bytes("protocol: Gespräche\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="train.yaml: not text in UTF-8: .*save it in UTF-8"):
+        read_config(path)
+
+
+def test_keys_may_override_what_is_merged(corpus):
+    path = corpus / "merged.yaml"
+    path.write_text(
+        "protocol: P\nregistry: corpus/database.yml\n"
+        "model: &usual {num_slots: 4}\ntask: {<<: *usual, num_slots: 5}\n"
+    )
+    assert read_config(path)["task"] == {"num_slots": 5}
+
+
+@pytest.mark.parametrize(
+    "section, options", [("model", {"num_slots": 0}), ("task", {"batch_size": 0})]
+)
+def test_options_that_cannot_be(corpus, tmp_path, section, options):
+    path = write_config(corpus, "wrong.yaml", **{section: options})
+    with pytest.raises(ValueError, match=f"wrong.yaml: {section}: {next(iter(options))} is 0:"):
         train(path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
