@@ -62,7 +62,8 @@ def tune(
     """
     pipeline = WeighterDiarization(weighter=model.eval(), **options)
     parameters = pipeline.default_parameters()
-    samples = [task.val__getitem__(index) for index in range(task.val__len__())]
+    num_files = len(task.prepared_data["development"])  # not `val__len__`: there is one process
+    samples = [task.val__getitem__(index) for index in range(num_files)]
     wanted = [s["reference"] is not None and s["count"] is not None for s in samples]
     samples = list(itertools.compress(samples, wanted))
     if not samples:

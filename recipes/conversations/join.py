@@ -29,9 +29,8 @@ def join(files: list, uri: str, path: Path) -> tuple[Annotation, tuple[str, ...]
         likes |= dict.fromkeys(file["likes"])
         waveforms.append(samples)
         offset += len(samples) / rate
-    if not path.exists() or soundfile.info(path).frames != sum(map(len, waveforms)):
-        with atomic(path) as unfinished:
-            soundfile.write(unfinished, np.concatenate(waveforms), rate, "PCM_16", format="FLAC")
+    with atomic(path) as unfinished:  # always: an older one may be of other sound
+        soundfile.write(unfinished, np.concatenate(waveforms), rate, "PCM_16", format="FLAC")
     return annotation, tuple(likes), offset
 
 
@@ -44,10 +43,21 @@ def main() -> None:
     parser.add_argument("--subset", choices=SUBSETS, default="train")
     parser.add_argument("--into", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
+    if arguments.by < 1 or (arguments.files is not None and arguments.files < 1):
+        parser.error("--by and --files count conversations: choose 1 or more")
     subset = arguments.subset
     files = list(protocol_files(f"{DATABASE}.{TASK}.{NAME}", arguments.registry, subset))
     files = files[: arguments.files]
+    if not files:
+        parser.error(f"{arguments.registry}: {subset} has no files: choose another --subset")
     folder = arguments.into / subset
+    read = {arguments.registry.parent.resolve()}
+    read |= {Path(file["audio"]).resolve().parent for file in files}
+    if read & {arguments.into.resolve(), folder.resolve()}:
+        parser.error(
+            f"--into {arguments.into} holds what is to be joined, which would be overwritten: "
+            "choose another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     likes, rttm, uem = {}, "", ""
     for first in track(range(0, len(files), arguments.by), description="joining"):

@@ -17,6 +17,7 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.protocols import find_protocol, load_registry
 from pyannote_weighter.tasks import SpeakerLikes
+from pyannote_weighter.training import _segmentation
 from pyannote_weighter.tuning import tune
 
 
@@ -39,10 +40,11 @@ def main() -> None:
     model.task.setup()
     task, model.task = model.task, None
     model.specifications = Weighter.default_specifications(model.hparams.duration)
-    offset = {"cosine_offset": USUAL}  # nothing has moved people apart
+    # nothing has moved people apart
+    options = {"cosine_offset": USUAL} | _segmentation(task)
     development = list(protocol.development()) if task.has_validation else []
-    parameters = tune(model, task, development, **offset)
-    print(export_pipeline(model, arguments.into / "pipeline", parameters, **offset))
+    parameters = tune(model, task, development, **options)
+    print(export_pipeline(model, arguments.into / "pipeline", parameters, **options))
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ def main() -> None:
     parser.add_argument("--voices", type=Path, required=True, help="folder of an4/, librispeech/")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    paths, others = (find(arguments.voices / corpus, parser) for corpus in ("an4", "librispeech"))
     model = CAMPPlus.from_pretrained_weights().eval()
 
     @torch.inference_mode()
     def embed(waveform: torch.Tensor) -> np.ndarray:
         return torch.nn.functional.normalize(model(waveform[None]), dim=-1)[0].numpy()
 
-    paths = sorted((arguments.voices / "an4").glob("*/*.flac"))
     waveforms = [load_waveform(path) for path in paths]
     embeddings = np.stack([embed(w) for w in track(waveforms, "AN4", transient=True)])
     speakers = np.array([path.parent.name for path in paths])
@@ -46,7 +46,7 @@ def main() -> None:
             cells.append(f"{100 * equal_error_rate(cosine, same):.2f}")
         print(f"| at least {least:g} s | {kept.sum()} | " + " | ".join(cells) + " |", flush=True)
 
-    paths = sorted((arguments.voices / "librispeech").glob("*/*.flac"))[::3]
+    paths = others[::3]
     halves = []
     for path in track(paths, "LibriSpeech", transient=True):
         waveform = load_waveform(path)
@@ -61,6 +61,14 @@ def main() -> None:
         f"\nhalves of {len(paths)} LibriSpeech utterances: mean cosine {same.mean():.2f} "
         f"(same speaker), {different.mean():.2f} (different); EER {100 * rate:.2f} %"
     )
+
+
+def find(folder: Path, parser: argparse.ArgumentParser) -> list[Path]:
+    """Recordings of a corpus, in order."""
+    paths = sorted(folder.glob("*/*.flac"))
+    if not paths:
+        parser.error(f"{folder} has no SPEAKER/*.flac: give the folder above it as --voices")
+    return paths
 
 
 if __name__ == "__main__":

@@ -20,13 +20,16 @@ import torch
 from pyannote.core import SlidingWindowFeature
 
 from pyannote_weighter.audio import load_waveform
+from pyannote_weighter.likeness import LocalSpeakers
+from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.pipelines.folders import load_pipeline
 from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
+from pyannote_weighter.simulation.voices import SUFFIXES as KNOWN
 from pyannote_weighter.timing import StepTimer
 
 SAMPLE_RATE = 16000
-SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".m4a"}
+SUFFIXES = KNOWN | {".m4a"}  # which FFmpeg reads
 
 
 def main() -> None:
@@ -75,7 +78,7 @@ def join(folder: Path, minutes: float, into: Path) -> None:
     missing = round(minutes * 60 * SAMPLE_RATE)
     with soundfile.SoundFile(into, "w", SAMPLE_RATE, channels=1, format="RF64") as joined:
         for path in sorted(folder.iterdir()):
-            if missing and path.suffix in SUFFIXES:
+            if missing and path.suffix.lower() in SUFFIXES:
                 samples = load_waveform(path, SAMPLE_RATE)[0, :missing]
                 joined.write(samples.numpy())
                 missing -= len(samples)
@@ -115,21 +118,47 @@ def whole(recording: Path, minutes: float, arguments: argparse.Namespace) -> dic
 def assignment(recording: Path, minutes: float, arguments: argparse.Namespace) -> dict[str, float]:
     """Measure everything that comes after frames and segmentation."""
     pipeline = load(arguments)
-    count, frames, local = pipeline.compute(
-        {"audio": recording, "uri": "joined"}, lambda *args, **options: None
-    )
     times = minutes / arguments.assignment_only
-    long = Rows(frames.shape[1], pipeline.half)
-    while len(long) < round(times * len(frames)):
-        long.append(frames[: round(times * len(frames)) - len(long)])
-    count = SlidingWindowFeature(repeat(count.data, times), count.sliding_window)
-    local = local._replace(active=repeat(local.active, times))
-    return measured(lambda timer: pipeline.assign(long, count, local, hook=timer))
+    count, frames, local = computed(pipeline, recording, times)
+    return measured(lambda timer: pipeline.assign(frames, count, local, hook=timer))
 
 
-def repeat(rows: np.ndarray, times: float) -> np.ndarray:
-    """Rows, so many times over."""
-    return np.resize(rows, (round(times * len(rows)), *rows.shape[1:]))
+def computed(
+    pipeline: WeighterDiarization, recording: Path, times: float
+) -> tuple[SlidingWindowFeature, Rows, LocalSpeakers]:
+    """Count, frames and segmentation of a recording, so many times over.
+
+    Raises
+    ------
+    ValueError
+        If its end is not where a window of the segmentation begins: copies would drift apart.
+    """
+    waveform, windows = load_waveform(recording, SAMPLE_RATE), pipeline._segmentation
+    num_samples = waveform.shape[1]
+    seconds = num_samples / SAMPLE_RATE
+    if not np.isclose(seconds / windows.step, round(seconds / windows.step), atol=1e-6, rtol=0):
+        raise ValueError(
+            f"{seconds:g} s cannot be repeated: --assignment-only must be a multiple of the step "
+            f"of the segmentation, {windows.step:g} s"
+        )
+    # windows that begin before the end hear how it begins again
+    more = round((windows.duration - windows.step) * SAMPLE_RATE)
+    waveform = waveform[:, torch.arange(num_samples + more) % num_samples]
+    file = {"waveform": waveform, "sample_rate": SAMPLE_RATE}
+    count, once, local = pipeline.compute(file, lambda *args, **options: None)
+    number = round(seconds / pipeline._weighter.frames.step)
+    frames = Rows(once.shape[1], pipeline.half)
+    while len(frames) < round(times * number):
+        frames.append(once[: min(number, round(times * number) - len(frames))])
+    counted = repeat(count.data, times, seconds / count.sliding_window.step)
+    local = local._replace(active=repeat(local.active, times, round(seconds / windows.step)))
+    return SlidingWindowFeature(counted, count.sliding_window), frames, local
+
+
+def repeat(rows: np.ndarray, times: float, number: float | None = None) -> np.ndarray:
+    """Rows, or the first ones, so many times over; copies need not begin on a row."""
+    number = len(rows) if number is None else number
+    return rows[np.rint(np.arange(round(times * number)) % number).astype(int)]
 
 
 def measured(run) -> dict[str, float]:

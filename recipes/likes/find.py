@@ -42,8 +42,12 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
 
     files = list(protocol_files(arguments.protocol, arguments.registry, "train"))
-    files = files[: max(arguments.files)]
-    every = weigh(files, arguments.frames)
+    if max(arguments.files) > len(files):
+        parser.error(
+            f"{arguments.registry} has {len(files)} training files, not {max(arguments.files)}: "
+            "choose --files that there are"
+        )
+    every = weigh(files[: max(arguments.files)], arguments.frames)
     print(
         "| files | kept | wrong | likes | confirmed | right of these | right of the others "
         "| gone | found again | found beside |\n|---|---|---|---|---|---|---|---|---|---|"
@@ -58,13 +62,17 @@ def main() -> None:
             pairs = {(uri, name) for uri, names in missing.items() for name in names}
             there = {(uri, name) for uri, names in present.items() for name in names}
             gone = there - {(uri, name) for uri, names in likes.items() for name in names}
-            others = f"{100 * right[~confirmed].mean():.0f}" if (~confirmed).any() else ""
-            believed = f"{100 * confirmed.mean():.0f} | {100 * right[confirmed].mean():.0f}"
+            shares = map(percent, (confirmed, right[confirmed], right[~confirmed]))
             print(
                 f"| {num_files} | {kept:.0%} | {wrong:.0%} | {len(right)} "
-                f"| {believed} | {others} "
+                f"| {' | '.join(shares)} "
                 f"| {len(gone)} | {len(pairs & gone)} | {len(pairs - there)} |"
             )
+
+
+def percent(found: np.ndarray) -> str:
+    """How many of them, where there are any."""
+    return f"{100 * found.mean():.0f}" if len(found) else ""
 
 
 @torch.inference_mode()
@@ -118,7 +126,7 @@ def find(files: list[dict], likes: dict) -> tuple[np.ndarray, np.ndarray, dict]:
             files, missing_likes(slots, shares, numbers, prototypes), strict=True
         )
     }
-    return np.array(confirmed), np.array(right), missing
+    return np.array(confirmed, dtype=bool), np.array(right, dtype=bool), missing
 
 
 if __name__ == "__main__":

@@ -334,6 +334,12 @@ HEAD = (
 )
 
 
+def seen_by(run: Run) -> set[str]:
+    """Subsets whose files a run has seen, itself or in the trainings before it."""
+    seen = set() if run.epochs == 0 else {run.subset}
+    return seen if run.after is None else seen | seen_by(run.after)
+
+
 def main() -> None:
     """Read the command line, do what is missing of a table, print it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -352,6 +358,16 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=100, help="number of files")
     parser.add_argument("--report", action="store_true", help="print what there is, train nothing")
     arguments = parser.parse_args()
+    runs = {
+        table: [r for r in TABLES[table] if not arguments.only or r.name in arguments.only]
+        for table in arguments.table
+    }
+    seen = [r.name for some in runs.values() for r in some if arguments.subset in seen_by(r)]
+    if seen:
+        parser.error(
+            f"training uses {arguments.subset} in {', '.join(map(repr, dict.fromkeys(seen)))}: "
+            "judge by another --subset, or choose others with --only"
+        )
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     study = Study(
@@ -366,10 +382,9 @@ def main() -> None:
         arguments.judged,
         arguments.subset,
     )
-    for table in arguments.table:
-        runs = [r for r in TABLES[table] if not arguments.only or r.name in arguments.only]
-        results: dict[str, list[dict]] = {run.name: [] for run in runs}
-        for seed, run in itertools.product(arguments.seeds, runs):
+    for table, some in runs.items():
+        results: dict[str, list[dict]] = {run.name: [] for run in some}
+        for seed, run in itertools.product(arguments.seeds, some):
             if arguments.report and not study.path(run, seed).exists():
                 continue
             results[run.name].append(study.result(run, seed))

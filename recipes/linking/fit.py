@@ -3,6 +3,7 @@
 import argparse
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
@@ -168,6 +169,16 @@ def gather_groups(files: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(features), np.concatenate(real)
 
 
+def check(what: str, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Refuse features and truth from which nothing can be learned (ValueError)."""
+    truth = np.concatenate([truth for _, truth in parts])
+    if truth.all() or not truth.any():
+        raise ValueError(
+            f"{what}: {truth.sum()} of {len(truth)} are one person, where some have to be and "
+            "some must not: give more files, with several speakers each"
+        )
+
+
 def main() -> None:
     """Read the command line, fit, print coefficients and how good they are on other files."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -185,6 +196,8 @@ def main() -> None:
         files = list(protocol_files(protocol, registry, subset))
         described = [slots_of(pipeline, file) for file in track(files, description=name)]
         sets[name], groups[name] = gather(described), gather_groups(described)
+        check(f"{name}, pairs of slots", [sets[name]])
+    check(f"{', '.join(groups)}, groups of slots", groups.values())
 
     def fit(names, columns):
         x, y = (np.concatenate(part) for part in zip(*(sets[n] for n in names), strict=True))

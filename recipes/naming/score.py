@@ -7,6 +7,8 @@ os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
 
 import random
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,11 +72,14 @@ def main() -> None:
         "| % of the known | precision | % of speech right | wrong |" + "\n" + "|---" * 16 + "|"
     )
     for share, kept, wrong in CONDITIONS:
+        cells = f"{kept:.0%} | {wrong:.0%}"
         rows = [judge(results, references, share, kept, wrong, seed) for seed in arguments.seeds]
+        if None in rows:
+            print(f"| {shuffled(results, share, 0)[1]} | {cells} |" + " - |" * 13)
+            continue
         tagged, voices = (sum(row[i] for row in rows) / len(rows) for i in (0, 1))
         parts = [Count(*map(sum, zip(*(row[i] for row in rows), strict=True))) for i in (2, 3)]
-        cells = f"{tagged:.0f} | {kept:.0%} | {wrong:.0%} | {voices:.0f}"
-        print(f"| {cells} | {parts[0]} | {parts[1]} |")
+        print(f"| {tagged:.0f} | {cells} | {voices:.0f} | {parts[0]} | {parts[1]} |")
     print(
         "\nWho is in the other files, complete tags:\n\n"
         "| voices | equal error rate, by cosine | missed | found too many "
@@ -112,7 +117,10 @@ def identify(results: list[Result], references: dict, seed: int) -> str:
     results, num_tagged = shuffled(results, 1.0, seed)
     likes = [references[r.uri][1] for r in results[:num_tagged]]
     likes += [None] * (len(results) - num_tagged)
-    voices = learn_voices([r.speakers for r in results], likes).voices
+    named = learn(results, likes)
+    if named is None:
+        return "|" + " - |" * 5
+    voices = named.voices
     cosine, present, found = [], [], []
     for result in results[num_tagged:]:
         nobody = not result.speakers.labels
@@ -130,6 +138,19 @@ def identify(results: list[Result], references: dict, seed: int) -> str:
     return f"| {len(voices.names)} | {' | '.join(values)} |"
 
 
+def learn(results: list[Result], likes: Sequence[Sequence[str] | None]) -> Named | None:
+    """Learn voices, where a name is liked in two files with speech."""
+    liked = Counter(
+        name
+        for result, names in zip(results, likes, strict=True)
+        if names is not None and result.speakers.labels
+        for name in set(names)
+    )
+    if max(liked.values(), default=0) < 2:
+        return None
+    return learn_voices([r.speakers for r in results], likes)
+
+
 def shuffled(results: list[Result], share: float, seed: int) -> tuple[list[Result], int]:
     """A part of the first half of the results in random order, then the other half."""
     results = sorted(results, key=lambda result: result.uri)
@@ -141,12 +162,17 @@ def shuffled(results: list[Result], share: float, seed: int) -> tuple[list[Resul
 
 def judge(
     results: list[Result], references: dict, share: float, kept: float, wrong: float, seed: int
-) -> tuple[int, int, Count, Count]:
-    """Tag a part of the first half of the results, in random order, and name all of them."""
+) -> tuple[int, int, Count, Count] | None:
+    """Tag a part of the first half of the results, in random order, and name all of them.
+
+    Nothing can be learned from too few tags: None.
+    """
     results, num_tagged = shuffled(results, share, seed)
     present = {r.uri: references[r.uri][1] for r in results[:num_tagged]}
     likes = corrupt_likes(drop_likes(present, kept, seed), wrong, seed, present)
-    named = learn_voices([r.speakers for r in results], [likes.get(r.uri) for r in results])
+    named = learn(results, [likes.get(r.uri) for r in results])
+    if named is None:
+        return None
     tagged = count(results[:num_tagged], named.matches[:num_tagged], named, references)
     others = count(results[num_tagged:], named.matches[num_tagged:], named, references)
     return num_tagged, len(named.voices.names), tagged, others

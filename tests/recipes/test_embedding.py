@@ -1,6 +1,7 @@
 """The script that tells how well local speakers are told apart."""
 
 import runpy
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,3 +60,15 @@ def test_pairs_are_of_windows_without_overlap(recipe):
         "| 1.5 to 3 s | 2 | 1 | 0.0 | 0.0 | 0.0 |",
         "| 3 s and more | 2 | 0 | nan | nan | nan |",
     ]
+
+
+def test_a_folder_without_recordings_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PYANNOTE_METRICS_ENABLED", "0")
+    (tmp_path / "an4" / "ann").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["eer.py", "--voices", str(tmp_path)])
+    for corpus in ("an4", "librispeech"):
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(RECIPE.with_name("eer.py")), run_name="__main__")
+        message = " ".join(capsys.readouterr().err.split())
+        assert f"{tmp_path / corpus} has no SPEAKER/*.flac: give the folder above" in message
+        (tmp_path / "an4" / "ann" / "a.flac").touch()

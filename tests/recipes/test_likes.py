@@ -243,3 +243,53 @@ def test_an_encoder_learns_from_vectors(recipe, supervision):
         assert not torch.equal(refiner.log_temperature, before)
         trained.append(torch.cat([p.detach().flatten() for p in refiner.parameters()]))
     assert torch.equal(*trained) and trained[0].isfinite().all()
+
+
+# -- what scripts refuse --------------------------------------------------------------------------
+
+
+def run_main(main, monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    main()
+
+
+def test_find_counts_the_files_that_there_are(recipe, slots, monkeypatch, capsys):
+    script = recipe("find")
+    known = script["main"].__globals__
+    monkeypatch.setitem(known, "protocol_files", lambda *args: slots)
+    monkeypatch.setitem(known, "weigh", lambda files, folder: files)
+    monkeypatch.setitem(known, "CONDITIONS", ((1.0, 0.0),))
+    arguments = ("--registry", "database.yml", "--frames", "frames", "--files")
+    with pytest.raises(SystemExit):
+        run_main(script["main"], monkeypatch, *arguments, "10", "21")
+    message = " ".join(capsys.readouterr().err.split())
+    assert "database.yml has 20 training files, not 21: choose --files that there are" in message
+    run_main(script["main"], monkeypatch, *arguments, "20", "1")
+    whole, one = capsys.readouterr().out.splitlines()[2:]
+    assert whole == "| 20 | 100% | 0% | 60 | 100 | 100 |  | 0 | 0 | 0 |"
+    # nothing recurs in a single file: none of its likes is confirmed
+    assert one.startswith("| 1 | 100% | 0% | 3 | 0 |  | ") and "nan" not in one
+
+
+def test_study_does_not_judge_by_what_it_trains_on(recipe, monkeypatch, tmp_path, capsys):
+    script = recipe("study")
+    tables = script["TABLES"]
+    reached = []
+    monkeypatch.setitem(script["main"].__globals__, "Study", lambda *args: reached.append(args))
+    monkeypatch.setitem(tables, "one", tables["curriculum"][4:5])  # after OTHER_VOICES
+    arguments = ["--registry", "database.yml", "--frames", "frames", "--into", str(tmp_path)]
+    for table, subset in (("curriculum", "development"), ("one", "development"), ("one", "train")):
+        with pytest.raises(SystemExit):
+            run_main(script["main"], monkeypatch, table, *arguments, "--subset", subset)
+        message = " ".join(capsys.readouterr().err.split())
+        assert f"training uses {subset} in '" in message and "judge by another" in message
+        assert "'likes, after references of other voices'" in message
+        assert "'untrained'" not in message
+    assert not reached
+    seen_by = script["seen_by"]
+    assert seen_by(tables["one"][0]) == {"train", "development"}
+    assert seen_by(tables["curriculum"][0]) == set()
+    only = ("curriculum", *arguments, "--subset", "development", "--seeds", "0", "--only")
+    monkeypatch.setitem(script["main"].__globals__, "Study", lambda *args: pytest.fail("reached"))
+    with pytest.raises(pytest.fail.Exception, match="reached"):
+        run_main(script["main"], monkeypatch, *only, "untrained", "likes")

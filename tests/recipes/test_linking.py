@@ -1,9 +1,12 @@
 """The script that fits how slots are linked."""
 
 import runpy
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from pyannote.database.util import load_rttm
 
@@ -35,3 +38,22 @@ def test_slots_and_groups_of_the_sample_are_described(sample_audio, monkeypatch)
     assert pipeline.weighter.merge == pipeline.default_parameters()["weighter"]["merge"]
     found, same = recipe["pairs"](described, recipe["np"].random.default_rng(0))
     assert found.shape == (len(same), 4) and same.any() and not same.all()
+
+
+@pytest.mark.parametrize("pairs", [[True, True, True], [True, False, True]])
+def test_a_set_that_nothing_can_be_learned_from_is_named(monkeypatch, pairs):
+    monkeypatch.setenv("PYANNOTE_METRICS_ENABLED", "0")  # which the script would set for good
+    main = runpy.run_path(str(RECIPE))["main"]
+    features = np.zeros((3, 4))
+    for name, found in {
+        "Pipeline": SimpleNamespace(from_pretrained=lambda path: SimpleNamespace()),
+        "protocol_files": lambda *args: [],
+        "gather": lambda described: (features, np.array(pairs)),
+        "gather_groups": lambda described: (features, np.zeros(3, dtype=bool)),
+    }.items():
+        monkeypatch.setitem(main.__globals__, name, found)
+    monkeypatch.setattr(sys, "argv", ["fit.py", "a/b.yml:P:test"])
+    what, number = ("pairs", 3) if all(pairs) else ("groups", 0)
+    match = f"^a/b.yml:P:test, {what} of slots: {number} of 3 are one person, .*: give more files"
+    with pytest.raises(ValueError, match=match):
+        main()

@@ -1,6 +1,7 @@
 """The script that counts right names."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,28 @@ def test_a_part_of_the_tagged_half(recipe, archive):
     part, few = recipe["shuffled"](archive[0], 0.25, 3)
     assert (half, few, len(part)) == (12, 3, 15)
     assert part[:3] == whole[:3] and part[3:] == whole[12:]
+
+
+def test_conditions_with_too_few_tags_are_dashes(recipe, archive, monkeypatch, capsys):
+    results, references = archive
+    main = recipe["main"]
+    known = main.__globals__
+    few = results[:8]  # a tenth of those that are tagged is no file at all
+    files = [
+        {"uri": uri, "annotation": reference, "likes": likes}
+        for uri, (reference, likes) in references.items()
+    ]
+    monkeypatch.setitem(known, "protocol_files", lambda *args: files)
+    monkeypatch.setitem(known, "read_results", lambda paths: few)
+    monkeypatch.setattr(sys, "argv", ["score.py", "results", "--registry", "database.yml"])
+    main()
+    table, _, others, _, diarization = capsys.readouterr().out.strip().split("\n\n")
+    rows = table.splitlines()
+    assert len(rows) == 2 + len(recipe["CONDITIONS"])
+    assert rows[-1] == "| 0 | 100% | 0% |" + " - |" * 13
+    assert rows[2].startswith("| 4 | 100% | 0% |") and " - |" not in rows[2]
+    assert len({row.count("|") for row in rows}) == 1
+    assert len(others.splitlines()) == 5
+    assert diarization.splitlines()[-1] == "| 0.0 | 0.00 [0.0, 0.0] | 100 | 100 |"
+    nobody = {uri: (reference, []) for uri, (reference, _) in references.items()}
+    assert recipe["identify"](few, nobody, 0) == "| - | - | - | - | - |"
