@@ -6,16 +6,18 @@ decoder (torchcodec) needs FFmpeg's shared libraries. Headers that are wrong abo
 file are corrected (mp3) or told of (wav).
 """
 
+import math
+import operator
 import os
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import IOBase
-from math import gcd
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 import torchaudio.functional
@@ -29,6 +31,7 @@ from pyannote_weighter.mp3 import TOLERANCE, corrected
 AUDIO_KEYS = ("audio", "waveform", "sample_rate", "channel", "uri")
 MAX_PHASES = 2000  # of torchaudio's resampling; 44100 and 11025 Hz take 441 and 640
 OGG_PAGE = 2**16  # bytes, at most
+NO_FILE = "File does not exist"  # libsndfile on mp3 files that it finds no frame in
 ENDLESS = 2**40  # samples: a header that claims as many does not know
 
 
@@ -54,7 +57,8 @@ def in_memory(file: AudioFile) -> dict:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file cannot be read, is empty, or has samples that are not finite.
+        If the file cannot be read, is empty, or has samples that are not finite, or if waveform,
+        sample rate or channel are none.
     """
     if isinstance(file, str | Path | IOBase):
         file = {"audio": file}
@@ -72,7 +76,8 @@ def in_memory(file: AudioFile) -> dict:
     if "waveform" in loaded:
         if "sample_rate" not in loaded:
             raise ValueError(f'{name}: "waveform" without "sample_rate": add it, in Hz')
-        waveform, sample_rate = _tensor(loaded["waveform"], name), int(loaded["sample_rate"])
+        waveform = _tensor(loaded["waveform"], name)
+        sample_rate = _sample_rate(loaded["sample_rate"], name)
     elif "audio" in loaded:
         waveform, sample_rate = _read(loaded["audio"] if path is None else path)
     else:
@@ -82,10 +87,7 @@ def in_memory(file: AudioFile) -> dict:
         )
     channel = loaded.pop("channel", None)
     if channel is not None:
-        if not 0 <= channel < waveform.shape[0]:
-            raise ValueError(
-                f"{name}: no channel {channel}: it has {waveform.shape[0]}, counted from 0"
-            )
+        channel = checked_channel(channel, waveform.shape[0], name)
         waveform = waveform[channel : channel + 1]
 
     if waveform.shape[-1] == 0:
@@ -129,11 +131,25 @@ def _resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
     torchaudio makes one filter for each phase: gigabytes of them for rates that have hardly a
     common divisor, such as 44099 Hz. scipy makes one in all.
     """
-    divisor = gcd(old_rate, new_rate)
+    divisor = math.gcd(old_rate, new_rate)
     up, down = new_rate // divisor, old_rate // divisor
     if max(up, down) <= MAX_PHASES:
         return torchaudio.functional.resample(waveform, old_rate, new_rate)
-    return torch.from_numpy(resample_poly(waveform.cpu().numpy(), up, down, axis=1)).to(waveform)
+    resampled = resample_poly(waveform.detach().cpu().numpy(), up, down, axis=1)
+    return torch.from_numpy(resampled).to(waveform)
+
+
+def checked_channel(channel, num_channels: int, name: str) -> int:
+    """Refuse what is no channel of a file, with a ValueError."""
+    try:
+        index = operator.index(channel)
+    except TypeError:
+        raise ValueError(
+            f"{name}: channel is {channel!r}: give a whole number, counted from 0"
+        ) from None
+    if not 0 <= index < num_channels:
+        raise ValueError(f"{name}: no channel {index}: it has {num_channels}, counted from 0")
+    return index
 
 
 def check_path(path: Path) -> None:
@@ -282,6 +298,8 @@ def _read(source: Path | IOBase) -> tuple[Tensor, int]:
         reason = "Its length is not known."
     except soundfile.LibsndfileError as error:
         reason = error.error_string
+        if reason.startswith(NO_FILE) and (isinstance(source, IOBase) or source.is_file()):
+            reason = "It is cut short or damaged."
     finally:
         if isinstance(source, IOBase):
             source.seek(0)  # soundfile has read some of it
@@ -312,10 +330,19 @@ def _read_with_pyannote(source: Path | IOBase, reason: str) -> tuple[Tensor, int
 
 def _tensor(waveform, name: str) -> Tensor:
     """(channel, time) float32 tensor; a (time,) waveform gets its channel."""
-    waveform = torch.as_tensor(waveform)
+    if isinstance(waveform, np.ndarray) and min(waveform.strides, default=0) < 0:
+        waveform = waveform.copy()  # it is reversed, which tensors cannot be
+    try:
+        waveform = torch.as_tensor(waveform)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: waveform is no array of numbers, but {type(waveform).__name__}: give a "
+            "(channel, time) tensor or array of float32"
+        ) from error
     if waveform.ndim == 1:
         waveform = waveform.unsqueeze(0)
-    if waveform.ndim != 2 or waveform.shape[0] > waveform.shape[1] > 0:
+    swapped = waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1] > 0
+    if waveform.ndim != 2 or (swapped and waveform.shape != (2, 1)):  # stereo may be that short
         raise ValueError(
             f"{name}: waveform is {tuple(waveform.shape)}, not (channel, time): transpose it"
         )
@@ -324,3 +351,16 @@ def _tensor(waveform, name: str) -> Tensor:
             f"{name}: waveform holds {waveform.dtype}: convert it to float32 in [-1, 1]"
         )
     return waveform.float()
+
+
+def _sample_rate(value, name: str) -> int:
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not (rate > 0 and rate.is_integer()):
+        raise ValueError(
+            f"{name}: sample_rate is {value!r}: give a whole number above 0, in Hz, that the "
+            "waveform was sampled at"
+        )
+    return int(rate)

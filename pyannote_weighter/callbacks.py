@@ -137,7 +137,8 @@ class Pictures(Callback):
         known = [i for i, e in enumerate(entries) if e["turns"] is not None or e["likes"]]
         known.sort(key=lambda index: entries[index]["turns"] is None)
         for number, index in enumerate(known[: self.num_files], start=1):
-            name = f"{number}-{re.sub(r'[^A-Za-z0-9_-]+', '-', entries[index]['uri'])}"
+            slug = re.sub(r"[^A-Za-z0-9_-]+", "-", entries[index]["uri"])
+            name = f"{number}-{slug[:100]}"
             path = self.folder / name / f"epoch-{epoch:04d}.png"
             self._draw(path, model, index, entries[index], epoch)
             for logger in trainer.loggers:

@@ -10,11 +10,15 @@ product, and the Hessian is symmetric: it is the directional derivative of poste
 incoming gradient, which the same recursions carry as tangents.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pyannote_weighter.weighting import full_precision
 
 LOWEST = -60.0
 """Emissions further than this below the best slot of their frame are raised to it: a frame is
@@ -57,7 +61,8 @@ def forward_backward(
     initial : (chain, state) tensor
         Probabilities of the first frame.
     window : int, optional
-        Sequences longer than this are cut into windows that run side by side. Defaults to none.
+        Sequences longer than this are cut into windows that run side by side, the first one from
+        the first frame on. Defaults to none.
     overlap : int, optional
         Frames on both sides of a window that only prepare it. A chain forgets where it began at
         an exponential rate; 500 frames are several mean turns of the slowest walk used here.
@@ -100,6 +105,7 @@ def _in_windows(
     count: bool,
 ) -> tuple[Posterior, Tensor]:
     """Posterior, and expected transitions over their probabilities, or nothing."""
+    log_emission, transition, initial = map(full_precision, (log_emission, transition, initial))
     batch, num_frames, num_slots = log_emission.shape
     best = log_emission.amax(-1, keepdim=True)
     log_emission = (log_emission - best).clamp(min=LOWEST)
@@ -126,8 +132,11 @@ def _in_windows(
         arrives = arrives.repeat(1, batch)  # (size, batch * window)
     if transition.ndim == 4:
         transition = transition.repeat_interleave(num_windows, 1)
-    slots, log_scale, pairs = _ForwardBackward.apply(windows, transition, initial, arrives)
-    slots, log_scale = slots[overlap:-overlap], log_scale[overlap:-overlap]
+    slots, log_scale, pairs = _ForwardBackward.apply(
+        windows, transition, initial, arrives, overlap, num_windows
+    )
+    inside = slice(overlap, overlap + window)
+    slots, log_scale = slots[inside], log_scale[inside]
     chains = len(transition)
     slots = slots.permute(1, 2, 0, 3).reshape(chains, batch, -1, num_slots)[:, :, :num_frames]
     log_scale = log_scale.permute(1, 2, 0).reshape(chains, batch, -1)[:, :, :num_frames]
@@ -136,18 +145,39 @@ def _in_windows(
     return Posterior(slots, log_scale.sum(2) + best.sum((1, 2))), pairs
 
 
+def _without_autocast(function: Callable) -> Callable:
+    """The same in full precision: products of half precision would add up over time."""
+
+    @wraps(function)
+    def wrapped(ctx, values: Tensor, *others):
+        with torch.autocast(values.device.type, enabled=False):
+            return function(ctx, values, *others)
+
+    return wrapped
+
+
 class _ForwardBackward(torch.autograd.Function):
     """(time, batch, slot) log-emissions to (time, chain, batch, slot) posteriors.
 
     The second output, (time, chain, batch), are logarithms of the scale of each step, which sum
-    to the log-evidence; their gradient must be the same at every time. The third one, without
-    gradient, are expected transitions over their probabilities, (chain, batch, state, state), into
-    the frames where `arrives`, (time, 1 or batch), is one; nothing where there is no `arrives`.
+    to the log-evidence. The third one, without gradient, are expected transitions over their
+    probabilities, (chain, batch, state, state), into the frames where `arrives`, (time, 1 or
+    batch), is one; nothing where there is no `arrives`.
+
+    Sequences begin with the first frame, but for every `every`-th of them: these begin after
+    `lead` frames, whose outputs mean nothing and must not be used.
     """
 
     @staticmethod
+    @_without_autocast
     def forward(
-        ctx, log_emission: Tensor, transition: Tensor, initial: Tensor, arrives: Tensor | None
+        ctx,
+        log_emission: Tensor,
+        transition: Tensor,
+        initial: Tensor,
+        arrives: Tensor | None,
+        lead: int = 0,
+        every: int = 1,
     ):
         num_frames, batch, num_slots = log_emission.shape
         chains, states = initial.shape
@@ -157,6 +187,8 @@ class _ForwardBackward(torch.autograd.Function):
         scales = emission.new_empty(num_frames, chains, batch, 1, 1)
         predicted = initial.unsqueeze(1).expand(chains, batch, states)
         for t in range(num_frames):
+            if t == lead > 0:
+                predicted[:, ::every] = initial.unsqueeze(1)
             alpha = predicted.view(shape) * emission[t]
             torch.sum(alpha, (-1, -2), keepdim=True, out=scales[t])
             torch.div(alpha, scales[t], out=alphas[t])
@@ -172,13 +204,17 @@ class _ForwardBackward(torch.autograd.Function):
             messages = (emission * betas * arrives[:, None, :, None, None]).flatten(-2)
             pairs = torch.einsum("tmbi,tmbj->mbij", alphas[:-1].flatten(-2), messages[1:])
         ctx.mark_non_differentiable(pairs)
+        ctx.lead, ctx.every = lead, every
         return slots, scales.log().flatten(2), pairs
 
     @staticmethod
+    @_without_autocast
     def backward(ctx, grad_slots: Tensor, grad_log_scales: Tensor, _: Tensor):
         emission, transition, alphas, betas, slots = ctx.saved_tensors
         direction = grad_slots.unsqueeze(-1)  # (T, M, B, N, 1), of log-emissions
-        weight = grad_log_scales[0][..., None, None]  # (M, B, 1, 1), of the log-evidence
+        weight = grad_log_scales[-1][..., None, None]  # (M, B, 1, 1), of the log-evidence
+        # (T - 1, M, B, 1, 1), of the log-evidence of the frames up to each
+        more = -grad_log_scales.diff(dim=0)[..., None, None]
         # how the evidence moves, relative to itself; scales are held
         drift = (slots * grad_slots).sum((0, -1))[..., None, None]  # (M, B, 1, 1)
 
@@ -188,19 +224,25 @@ class _ForwardBackward(torch.autograd.Function):
             alpha_dots[t].addcmul_(predicted_dot.view_as(alphas[t]), emission[t])
         messages = emission * betas  # what t says to t - 1, before the transition
         message_dots = messages * direction
+        message_dots[:-1] += emission[:-1] * more
         beta_dots = torch.zeros_like(betas)
         _run_back(beta_dots, emission, transition, message_dots)
         message_dots += emission * beta_dots
+        beta_dots[:-1] += more
         slot_dots = (alpha_dots * betas + alphas * beta_dots).sum(-1)
         grad_log_emission = slot_dots + (weight - drift).squeeze(-1) * slots
 
         message_dots += (weight - drift) * messages
         messages, message_dots = messages.flatten(-2), message_dots.flatten(-2)
         alphas, alpha_dots = alphas.flatten(-2), alpha_dots.flatten(-2)
+        grad_initial = message_dots[0].clone()
+        grad_initial[:, :: ctx.every] = message_dots[ctx.lead, :, :: ctx.every]
+        message_dots[: ctx.lead + 1, :, :: ctx.every] = 0.0
         sums = "tmbi,tmbj->mij" if transition.ndim == 3 else "tmbi,tmbj->mbij"
         grad_transition = torch.einsum(sums, alphas[:-1], message_dots[1:])
         grad_transition += torch.einsum(sums, alpha_dots[:-1], messages[1:])
-        return grad_log_emission.sum(1), grad_transition, message_dots[0].sum(1), None
+        gradients = grad_log_emission.sum(1), grad_transition, grad_initial.sum(1)
+        return *gradients, None, None, None
 
 
 def _run_back(

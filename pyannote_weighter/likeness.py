@@ -160,7 +160,14 @@ def local_evidence(
     -------
     evidence : Evidence
         M is the number of slots.
+
+    Raises
+    ------
+    ValueError
+        If there are no weightings.
     """
+    if not len(weightings):
+        raise ValueError("weightings are of no window: give those of one at least")
     columns = own_columns(weightings) if columns is None else columns
     M = 1 + max(slots.max(initial=-1) for slots in columns)
     same, different = np.zeros((2, M, M), dtype=np.float32)
@@ -180,15 +187,16 @@ def local_evidence(
         mine = np.flatnonzero(owner == first)
         if not len(mine):
             continue
-        # a window of the segmentation may reach into the next window of the Weighter
+        # a window of the segmentation may reach into the next windows of the Weighter
         reach = max(0, index[mine].max() + 1 - bounds[first + 1])
-        slots = np.unique(np.concatenate(columns[first : first + 2]))
+        last = max(first + 2, np.searchsorted(bounds, bounds[first + 1] + reach))
+        reached = range(len(weightings))[first:last]
+        slots = np.unique(np.concatenate([columns[k] for k in reached]))
         x = np.zeros((len(part) + reach + 1, len(slots)), dtype=np.float32)  # last one: nobody
-        x[: len(part), np.searchsorted(slots, columns[first])] = part
-        if first + 1 < len(weightings):
-            following = weightings[first + 1][:reach]
-            after = np.searchsorted(slots, columns[first + 1])
-            x[len(part) : len(part) + len(following), after] = following
+        for k in reached:
+            start = bounds[k] - bounds[first]
+            values = weightings[k][: len(part) + reach - start]
+            x[start : start + len(values), np.searchsorted(slots, columns[k])] = values
         pairs = np.ix_(slots, slots)
         for batch in np.array_split(mine, -(-len(mine) // BATCH)):
             bits = local.active[np.ix_(batch, read)]  # (w, F')

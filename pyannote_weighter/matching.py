@@ -7,6 +7,7 @@ No gradient runs through the assignment.
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -194,7 +195,7 @@ def sinkhorn(
     temperature : float
         Above 0, in units of the cost.
     iterations : int
-        For each of the temperatures, of which there are log2(range of the cost / temperature),
+        For each of the temperatures, of which a file has log2(range of its cost / temperature),
         rounded up, and one.
 
     Returns
@@ -206,9 +207,10 @@ def sinkhorn(
     Raises
     ------
     ValueError
-        Where the temperature is not above 0 or the cost is not finite.
+        Where the temperature is not above 0, or so low that costs are not exact enough for it, or
+        where the cost is not finite.
     """
-    if not 0 < temperature < float("inf"):
+    if not isinstance(temperature, Real) or not 0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}: choose a finite one above 0")
     cost = full_precision(cost)
     num_files, num_slots, size = cost.shape
@@ -227,14 +229,22 @@ def sinkhorn(
     columns = torch.cat([real, spare_slots], 1).to(cost.dtype).log()
     cost = torch.nn.functional.pad(cost * real.unsqueeze(1), (0, 1, 0, 1))
     # (batch, slot + 1, like + 1)
-    spread = (cost.amax() - cost.amin()).item() if cost.numel() else 0.0
-    levels = max(0, math.ceil(math.log2(max(spread, temperature) / temperature)))
+    spreads = (cost.amax((1, 2)) - cost.amin((1, 2))).tolist()
+    spread, precision = max(spreads, default=0.0), torch.finfo(cost.dtype)
+    if temperature < max(spread * precision.eps, precision.tiny):
+        raise ValueError(
+            f"temperature is {temperature}, too low for costs that differ by {spread:.4g}: choose "
+            "a higher one, or the assignment itself (match_likes)"
+        )
+    levels = [math.ceil(math.log2(max(spread, temperature) / temperature)) for spread in spreads]
+    start = torch.tensor(levels, device=cost.device).view(-1, 1, 1)  # each file has its own
     slot = torch.zeros_like(cost[:, :, :1])
-    for level in range(levels, -1, -1):
+    for level in range(max(levels, default=0), -1, -1):
         t = temperature * 2.0**level
         for _ in range(iterations):
             like = t * (columns.unsqueeze(1) - torch.logsumexp((slot - cost) / t, 1, keepdim=True))
-            slot = t * (rows.unsqueeze(2) - torch.logsumexp((like - cost) / t, 2, keepdim=True))
+            moved = t * (rows.unsqueeze(2) - torch.logsumexp((like - cost) / t, 2, keepdim=True))
+            slot = torch.where(start >= level, moved, slot)
     like = t * (columns.unsqueeze(1) - torch.logsumexp((slot - cost) / t, 1, keepdim=True))
     return ((slot + like - cost) / t).exp()[:, :-1, :-1]
 

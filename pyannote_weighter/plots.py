@@ -18,6 +18,7 @@ from pyannote_weighter.weighting import confidence as slot_confidence
 
 MAX_POINTS = 4000  # across the picture: more would only be drawn over each other
 PIECE = 2**20  # samples that are read at a time
+MAX_SPEAKERS = 60  # of an annotation: hundreds take minutes, and more pixels than can be drawn
 
 
 class Envelope(NamedTuple):
@@ -54,6 +55,8 @@ def plot_diarization(
 ) -> None:
     """Draw a diarization into a PNG file.
 
+    Of more than `MAX_SPEAKERS` speakers those who talk most are drawn, and the title tells.
+
     Parameters
     ----------
     path : path
@@ -83,6 +86,14 @@ def plot_diarization(
         raise ValueError(
             f"{weightings.data.shape[1]} weightings for {len(labels)} speakers: expected one each"
         )
+    hypothesis, title = _talkative(hypothesis, "hypothesis", title)
+    if len(drawn := hypothesis.labels()) < len(labels):
+        if weightings is not None:
+            columns = weightings.data[:, [labels.index(label) for label in drawn]]
+            weightings = SlidingWindowFeature(columns, weightings.sliding_window)
+        labels = drawn
+    if reference is not None:
+        reference, title = _talkative(reference, "reference", title)
 
     annotations = [("hypothesis", hypothesis)]
     if reference is not None:
@@ -139,7 +150,8 @@ def plot_weightings(
     slots : (T, N) SlidingWindowFeature
         Weightings in [0, 1]. Those with a name come first, then others by the time they hold.
     reference : Annotation, optional
-        Its speakers name, and colour, the slots with which they share most time.
+        Its speakers name, and colour, the slots with which they share most time. Turns are drawn
+        of the `MAX_SPEAKERS` who talk most.
     names : {slot: name}, optional
         Of slots that no speaker of the reference names.
     title : str, optional
@@ -151,7 +163,8 @@ def plot_weightings(
         matched = _match_slots(slots, reference)
         names = {n: name for n, name in names.items() if name not in palette} | matched
         colors = {n: palette[label] for n, label in matched.items()}
-        heights.insert(0, 0.4 + 0.25 * len(palette))
+        reference, title = _talkative(reference, "reference", title)
+        heights.insert(0, 0.4 + 0.25 * len(reference.labels()))
     order = sorted(range(values.shape[1]), key=lambda n: (n not in names, -values[:, n].sum()))
 
     figure = Figure(figsize=(12, 0.6 + 0.85 * sum(heights)), layout="constrained")
@@ -173,6 +186,18 @@ def plot_weightings(
         figure.suptitle(title, parse_math=False)
     with atomic(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=110)
+
+
+def _talkative(
+    annotation: Annotation, name: str, title: str | None
+) -> tuple[Annotation, str | None]:
+    """Turns of the speakers who talk most, and the title with a note if there are others."""
+    chart = annotation.chart()
+    if len(chart) <= MAX_SPEAKERS:
+        return annotation, title
+    note = f"{name}: the {MAX_SPEAKERS} of {len(chart)} speakers who talk most"
+    drawn = annotation.subset([label for label, _ in chart[:MAX_SPEAKERS]])
+    return drawn, f"{title}\n{note}" if title else note
 
 
 def _match_slots(slots: SlidingWindowFeature, reference: Annotation) -> dict[int, str]:

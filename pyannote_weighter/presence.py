@@ -186,7 +186,7 @@ class Presence:
         return np.stack(
             [
                 np.log(self.share(seconds) * seconds + 0.1),
-                cosine.max(axis=1) - self.offset if K > 1 else np.zeros(1),
+                cosine.max(axis=1) - self.offset if K > 1 else np.zeros(K),
                 owned / np.maximum(held, 1e-6),
                 np.log(turn + 0.1),
             ],

@@ -65,7 +65,11 @@ def _check_definition(path: Path, seen: set[Path]) -> None:
     _check_mappings(defined.get("Protocols", {}), path, ("Protocols",))
     required = defined.get("Requirements", [])
     for name in required if isinstance(required, list) else [required]:
-        other = path.parent / str(name)
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{path}: Requirements holds {name!r}: name files, or leave Requirements out"
+            )
+        other = path.parent / name
         if not other.is_file():
             raise FileNotFoundError(
                 f"{path} requires {other}, which does not exist: mend its Requirements"
@@ -82,6 +86,11 @@ def _check_mappings(value: Any, path: Path, keys: tuple) -> None:
         raise ValueError(
             f"{path}: {'.'.join(map(str, keys))} is {value!r}: expected a mapping of "
             f"{LEVELS[len(keys) - 1]}"
+        )
+    if len(keys) == len(LEVELS) and not isinstance(value.get("uri", ""), str):
+        raise ValueError(
+            f"{path}: {'.'.join(map(str, keys))}.uri is {value['uri']!r}: expected the path of a "
+            "list of uris (.lst)"
         )
     if len(keys) == len(LEVELS) or (len(keys) == 3 and keys[-1] == "Collection"):
         return

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyannote_weighter.audio import (
     MAX_PHASES,
+    checked_channel,
     damaged,
     knows_its_length,
     load_waveform,
@@ -29,6 +30,7 @@ ROLLOFF = 0.99  # of the same
 # Frames of an mp3 file may need bytes of up to 85 frames before them, which libsndfile does not
 # all look for after a jump, nor after a mere read, which ends with a jump in soundfile.
 LEAD = 2**16  # samples to read before those that are wanted, and to leave out
+VORBIS_LEAD = 2**14  # the same: after a jump, libsndfile gets the first of its blocks wrong
 
 
 class Recording(Protocol):
@@ -92,11 +94,16 @@ class OnDisk:
         # periods of `down` samples that the filter reaches, in both directions
         reach = FILTER_PERIODS * self.down / (min(self.up, self.down) * ROLLOFF)
         self.margin = ceil(reach / self.down) + 1
+        self.lead = LEAD if file.format == "MP3" else 0
+        if file.subtype == "VORBIS":
+            self.lead = VORBIS_LEAD
         self.kept = 0, torch.empty(1, 0)  # first sample of what was read last, and the samples
 
     def read(self, start: int, stop: int) -> Tensor:
         """See `Recording`."""
         stop = min(stop, self.num_samples)
+        if start >= stop:
+            return torch.empty(1, 0)
         if self.up == self.down:
             return self._decode(start, stop)
         first = max(0, start // self.up - self.margin)  # periods
@@ -113,7 +120,7 @@ class OnDisk:
         kept = kept[:, start - first :] if first <= start <= first + kept.shape[1] else kept[:, :0]
         new = start + kept.shape[1]
         if new < stop:
-            lead = min(LEAD, new) if self.file.format == "MP3" else 0
+            lead = min(self.lead, new)
             try:
                 if self.file.tell() != new - lead:
                     self.file.seek(new - lead)
@@ -174,10 +181,8 @@ def open_recording(file: AudioFile, sample_rate: int) -> Iterator[Recording]:
         return
     with sound:
         channel = file.get("channel") if isinstance(file, Mapping) else None
-        if channel is not None and not 0 <= channel < sound.channels:
-            raise ValueError(
-                f"{source}: no channel {channel}: it has {sound.channels}, counted from 0"
-            )
+        if channel is not None:
+            channel = checked_channel(channel, sound.channels, str(source))
         yield OnDisk(sound, sample_rate, str(source), channel)
 
 

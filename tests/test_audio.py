@@ -119,6 +119,50 @@ def test_bad_input_says_what_to_do(file, message):
         in_memory(file)
 
 
+@pytest.mark.parametrize("rate", [16000.7, None, float("nan"), float("inf"), 0, -16000, "fast"])
+def test_sample_rates_that_cannot_be(rate):
+    with pytest.raises(ValueError, match=f"x: sample_rate is {rate!r}: give a whole number"):
+        in_memory({"uri": "x", "waveform": torch.zeros(1, 5), "sample_rate": rate})
+    for good in (16000.0, np.int64(16000), torch.tensor(16000), "16000"):
+        loaded = in_memory({"waveform": torch.zeros(1, 5), "sample_rate": good})
+        assert loaded["sample_rate"] == 16000 and type(loaded["sample_rate"]) is int
+
+
+@pytest.mark.parametrize("channel", ["0", 0.0, [0]])
+def test_channels_that_cannot_be(stereo, channel):
+    file = {"audio": stereo[0], "channel": channel}
+    with pytest.raises(ValueError, match="two ways.wav: channel is .*: give a whole number"):
+        in_memory(file)
+    with pytest.raises(ValueError, match="two ways.wav: channel is .*: give a whole number"):
+        with open_recording(file, 16000):
+            pass
+
+
+@pytest.mark.parametrize("waveform", [None, "sound", np.array(["a", "b"]), [[1.0], [1.0, 2.0]]])
+def test_waveforms_that_cannot_be(waveform):
+    with pytest.raises(ValueError, match="x: waveform is no array of numbers, but .*: give a"):
+        in_memory({"uri": "x", "waveform": waveform, "sample_rate": 16000})
+
+
+def test_waveforms_that_are_reversed_short_or_want_gradients():
+    samples = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    loaded = in_memory({"waveform": samples[:, ::-1], "sample_rate": 8})["waveform"]
+    assert loaded.tolist() == [[2.0, 1.0, 0.0], [5.0, 4.0, 3.0]]
+    assert in_memory({"waveform": samples[:, :1], "sample_rate": 8})["waveform"].shape == (2, 1)
+    waveform = torch.rand(1, 44099, requires_grad=True)
+    assert load_waveform({"waveform": waveform, "sample_rate": 44099}).shape == (1, 16000)
+
+
+@pytest.mark.parametrize("size", [0, 400])
+def test_mp3_without_a_whole_frame_is_there_all_the_same(tmp_path, size):
+    path = tmp_path / "tiny.mp3"
+    soundfile.write(path, np.zeros(3000), 44100)
+    path.write_bytes(path.read_bytes()[:size])
+    for file in (path, io.BytesIO(path.read_bytes())):
+        with pytest.raises(ValueError, match="cannot be read: (?!File does not exist).*Convert"):
+            in_memory(file)
+
+
 def test_missing_folder_and_garbage(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.wav.*check the path"):
         in_memory(tmp_path / "nowhere.wav")

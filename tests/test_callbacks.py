@@ -56,6 +56,17 @@ def test_every_few_epochs(task, tmp_path, monkeypatch):
     ]
 
 
+def test_long_uris(tmp_path):
+    """Names of folders are cut: they may have 255 bytes."""
+    training = [liked("one", "ann bob", seconds=1.0), liked("two", "ann cy", seconds=1.0)]
+    development = [liked(f"{'d/' * 200}{number}", "ann cy", seconds=1.0) for number in (1, 2)]
+    task = SpeakerLikes(
+        InMemory(training, development), tmp_path / "frames", segmentation=None, batch_size=4
+    )
+    fit(task, callbacks=[Pictures(tmp_path / "pictures", every=1)], max_epochs=1)
+    assert len(list((tmp_path / "pictures").rglob("epoch-0001.png"))) == 2
+
+
 def test_likes_that_training_makes_no_use_of(tmp_path):
     """Without a classifier nobody knows which slot is who: pictures have no names."""
     training = conversation("one", "ann bob", seconds=1.0)

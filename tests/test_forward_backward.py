@@ -133,6 +133,48 @@ def test_windows_that_overlap_give_what_the_whole_gives():
     assert (bare.slots - whole.slots).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("function", [forward_backward, count_transitions])
+def test_windows_start_where_the_whole_starts(function):
+    emission = torch.randn(2, 150, 2, generator=torch.Generator().manual_seed(4))
+    transition, _ = random_chains(2, 4, dtype=torch.float)
+    initial = torch.tensor([[0.97, 0.01, 0.01, 0.01], [0.01, 0.01, 0.01, 0.97]])
+    whole = function(emission, transition, initial)
+    cut = function(emission, transition, initial, window=20, overlap=30)
+    for ours, expected in zip(cut, whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_gradient_in_windows_is_that_of_finite_differences(own):
+    """`own`: each sequence has a chain of its own."""
+    generator = torch.Generator().manual_seed(5)
+    emission = torch.randn(2, 11, 2, dtype=torch.double, generator=generator)
+    transition, initial = random_chains(4, 4)
+    transition, initial = transition.view(2, 2, 4, 4) if own else transition[:2], initial[:2]
+    inputs = [x.requires_grad_() for x in (emission, transition, initial)]
+    for overlap in (0, 1, 3):
+        assert torch.autograd.gradcheck(
+            lambda *x, n=overlap: tuple(forward_backward(*x, window=3, overlap=n)), inputs
+        )
+
+
+def test_autocast_changes_nothing():
+    emission = 3 * torch.randn(1, 200, 3, generator=torch.Generator().manual_seed(6))
+    chains = random_chains(2, 6, dtype=torch.float)
+    gradients = []
+    for enabled in (False, True):
+        inputs = [x.clone().requires_grad_() for x in (emission, *chains)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found = forward_backward(*inputs)
+            loss = found.slots.square().sum() + found.log_evidence.sum()
+            gradients.append([*found, *torch.autograd.grad(loss, inputs)])
+            if enabled:
+                half = forward_backward(emission.bfloat16(), *chains)
+                assert half.slots.dtype == torch.float32
+    for plain, cast in zip(*gradients, strict=True):
+        assert torch.equal(plain, cast)
+
+
 def test_hopeless_scores_stay_finite():
     emission = torch.zeros(1, 50, 2)
     emission[0, ::2, 0] = -1e6

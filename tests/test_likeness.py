@@ -64,7 +64,9 @@ def test_voices_without_windows():
     assert local_voices(nothing, FRAMES, 0).shape == (0,)
 
 
-@pytest.mark.parametrize("lengths", [[400], [150, 250], [199, 201]])
+@pytest.mark.parametrize(
+    "lengths", [[400], [150, 250], [199, 201], [130, 40, 230], [130, 20, 30, 220]]
+)
 def test_evidence_is_that_of_a_plain_count(lengths):
     rng = np.random.default_rng(0)
     windows = SlidingWindow(duration=2.0, step=0.5)
@@ -75,6 +77,13 @@ def test_evidence_is_that_of_a_plain_count(lengths):
     same, different = plain_evidence(active, windows, weightings, 2)
     np.testing.assert_allclose(evidence.same, same, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(evidence.different, different, rtol=1e-4, atol=1e-6)
+
+
+def test_slots_without_windows():
+    windows = SlidingWindow(duration=2.0, step=0.5)
+    local = LocalSpeakers(np.zeros((1, 115), dtype=np.uint8), windows, LOCAL)
+    with pytest.raises(ValueError, match="weightings are of no window: give"):
+        local_evidence(local, [], FRAMES)
 
 
 def test_two_slots_on_one_local_speaker_and_one_on_another():

@@ -247,6 +247,22 @@ def test_sinkhorn_of_padding_nothing_and_bad_numbers():
         sinkhorn(cost * math.nan)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.01])
+def test_sinkhorn_of_a_file_does_not_depend_on_the_others(temperature):
+    torch.manual_seed(1)
+    cost = torch.rand(3, 4, 3) * torch.tensor([3.0, 0.5, 300.0]).view(3, 1, 1)
+    shares = sinkhorn(cost, temperature=temperature)
+    for b in range(3):
+        assert torch.equal(shares[b : b + 1], sinkhorn(cost[b : b + 1], temperature=temperature))
+
+
+@pytest.mark.parametrize("temperature", ["x", None, math.nan, math.inf, -1.0, 1e-30])
+def test_sinkhorn_temperatures_that_cannot_be(temperature):
+    cost = torch.tensor([[[1.0, 2.5], [0.3, 8.7]]])
+    with pytest.raises(ValueError, match=f"temperature is {temperature}.*choose a"):
+        sinkhorn(cost, temperature=temperature)
+
+
 def test_soft_match_likes():
     confidence, log_posteriors = batch(4)
     likes = [torch.tensor([3, 1, 3, -1]), None, torch.tensor([]), torch.arange(7)]

@@ -4,6 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
 
 from pyannote_weighter.plots import (
@@ -49,6 +50,36 @@ def test_everything_in_one_picture(tmp_path, hypothesis):
 def test_little_to_draw(tmp_path, samples):
     plot_diarization(tmp_path / "a.png", np.zeros(samples), 8000, Annotation())
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+def test_crowds(tmp_path, monkeypatch):
+    """Those who talk most are drawn, with their own weightings, and the title tells."""
+    monkeypatch.setattr("pyannote_weighter.plots.MAX_SPEAKERS", 5)
+    crowd = Annotation()
+    for k in range(9):
+        crowd[Segment(k, k + 0.5 + 0.001 * k)] = f"{k:04d}"
+    window = SlidingWindow(0.1, 0.1)
+    weightings = np.tile(np.arange(len(crowd.labels())), (20, 1))
+    rows, titles = [], []
+    monkeypatch.setattr(
+        "pyannote_weighter.plots._draw_weighting",
+        lambda _, weightings, index, color, label: rows.append((label, weightings.data[0, index])),
+    )
+    title = Figure.suptitle
+    monkeypatch.setattr(Figure, "suptitle", lambda *a, **o: titles.append(a[1]) or title(*a, **o))
+    plot_diarization(
+        tmp_path / "a.png",
+        np.zeros(8000),
+        800,
+        crowd,
+        reference=crowd,
+        weightings=SlidingWindowFeature(weightings, window),
+        title="all",
+    )
+    plot_weightings(tmp_path / "b.png", SlidingWindowFeature(np.ones((20, 2)), window), crowd)
+    assert rows == [(f"{k:04d}", k) for k in range(4, 9)]
+    note = "the 5 of 9 speakers who talk most"
+    assert titles == [f"all\nhypothesis: {note}\nreference: {note}", f"reference: {note}"]
 
 
 def test_weightings_must_match_speakers(tmp_path, hypothesis):

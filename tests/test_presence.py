@@ -76,6 +76,13 @@ def test_one_group_and_a_silent_one():
     assert np.isfinite(Presence()(*described(x, local))).all()
 
 
+def test_no_group_at_all():
+    nobody = described(
+        np.zeros((100, 0), dtype=np.float32), local_of(np.ones((100, 1), dtype=int))
+    )
+    assert Presence()(*nobody).shape == (0,)
+
+
 def test_accidents_add_up_in_long_recordings():
     """As long a scrap is less of a person where all speak for longer."""
     active = np.zeros((100, 2), dtype=int)

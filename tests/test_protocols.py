@@ -43,6 +43,12 @@ def written(folder, text):
             f"{HEAD} {{SpeakerDiarization: {{Own: {{scope: file, test: x.lst}}}}}}",
             f"Protocols.{NAME}.test is 'x.lst': expected a mapping of entries",
         ),
+        (
+            f"{HEAD} {{SpeakerDiarization: {{Own: {{scope: file, test: {{uri: 5}}}}}}}}",
+            f"Protocols.{NAME}.test.uri is 5: expected the path of a list",
+        ),
+        ("Requirements:", "Requirements holds None: name files"),
+        ("Requirements: [5]", "Requirements holds 5: name files"),
         ("Databases: [a]", "is no definition of databases and protocols"),
     ],
 )

@@ -42,6 +42,32 @@ def test_pieces_are_those_of_the_whole(tmp_path, name, sample_rate, channels):
             )
 
 
+@pytest.mark.parametrize("sample_rate, channels", [(16000, 1), (44100, 2)])
+def test_jumps_in_vorbis(tmp_path, sample_rate, channels):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, noise(12.0, sample_rate, channels), sample_rate, subtype="VORBIS")
+    whole = load_waveform(path)
+    with open_recording(path, 16000) as recording:
+        for start in range(0, recording.num_samples - 4000, 9000):
+            torch.testing.assert_close(
+                recording.read(start, start + 4000),
+                whole[:, start : start + 4000],
+                rtol=0,
+                atol=1e-6,
+            )
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 16000])
+def test_nothing_at_and_beyond_the_end(tmp_path, sample_rate):
+    path = tmp_path / "short.wav"
+    soundfile.write(path, noise(1.0, sample_rate), sample_rate)
+    whole = InMemory(load_waveform(path))
+    with open_recording(path, 16000) as recording:
+        recording.read(15000, 16000)
+        for start, stop in ((16000, 17000), (10**6, 10**6 + 1), (100, 100), (15500, 15100)):
+            assert recording.read(start, stop).shape == whole.read(start, stop).shape == (1, 0)
+
+
 def test_channels(tmp_path):
     path = tmp_path / "stereo.wav"
     soundfile.write(path, noise(1.0, 16000, 2), 16000)

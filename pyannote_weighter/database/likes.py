@@ -12,20 +12,20 @@ r"""The ``.likes`` format: which speakers somebody tagged in which file.
 - A backslash makes the next character ordinary (``\"``, ``\\``, ``\ ``, ``\#``); inside
   and outside quotes ``\n`` and ``\r`` are line breaks only within quotes.
 - ``#`` at the start of an item begins a comment. Blank lines are skipped.
-- UTF-8, with or without a byte order mark.
+- UTF-8, with or without a byte order mark (several where files were put together).
 - A uri is the same however its accents are encoded (NFC or NFD): file names copied from macOS have
   them apart from their letters, keyboards do not. Names of people are compared as they are.
 - A listed file without names is known to have no likes; about a file that is not listed
   nothing is known.
 """
 
-import codecs
 import os
 import unicodedata
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
+
+from pyannote_weighter.output import atomic
 
 Value = TypeVar("Value")
 
@@ -83,7 +83,6 @@ def read_likes(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
             f"{path}: no such .likes file. Check the path, or create the file with one line "
             "'uri name name ...' for each recording."
         ) from None
-    raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -96,7 +95,7 @@ def read_likes(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
-            items = split_items(line)
+            items = split_items(line.removeprefix("\ufeff"))
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from None
         if not items:
@@ -118,7 +117,7 @@ def write_likes(path: str | os.PathLike, likes: Mapping[str, Iterable[str] | Non
     Parameters
     ----------
     path : path-like
-        File to write; one that exists is replaced.
+        File to write; one that exists is replaced. Missing parent folders are created.
     likes : mapping
         Names of the likes for each uri. Empty means known to have none; files with
         ``None`` (unknown) are left out. Repeated names are written once.
@@ -129,7 +128,6 @@ def write_likes(path: str | os.PathLike, likes: Mapping[str, Iterable[str] | Non
         A uri or name is empty, no text, or cannot be encoded; or the names of a uri are one
         string instead of a sequence of strings.
     """
-    path = Path(path)
     lines = []
     for uri, names in likes.items():
         if names is None:
@@ -138,12 +136,8 @@ def write_likes(path: str | os.PathLike, likes: Mapping[str, Iterable[str] | Non
             raise ValueError(f"likes of {uri!r} are one string, {names!r}. Pass a tuple of names.")
         lines.append(" ".join(quote_item(item) for item in (uri, *dict.fromkeys(names))) + "\n")
 
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes("".join(lines).encode("utf-8"))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as unfinished:
+        unfinished.write_bytes("".join(lines).encode("utf-8"))
 
 
 def quote_item(item: str) -> str:

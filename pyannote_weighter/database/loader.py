@@ -64,7 +64,13 @@ class LikesLoader:
         # pyannote hands over paths that are filled in already; those may hold braces
         if "{" not in self.path or Path(self.path).is_file():
             return Path(self.path)
-        keys = {key for _, key, _, _ in string.Formatter().parse(self.path) if key is not None}
+        try:
+            fields = list(string.Formatter().parse(self.path))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path}: no such file, and no template ({error}). Pair its braces."
+            ) from None
+        keys = {key for _, key, _, _ in fields if key is not None}
         missing = sorted(key for key in keys if key not in file)
         if missing:
             raise ValueError(

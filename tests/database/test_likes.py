@@ -54,6 +54,12 @@ def test_file(tmp_path):
     assert read_likes(str(path)) == read_likes(path)
 
 
+def test_files_put_together(tmp_path):
+    """Each has its byte order mark."""
+    path = _file(tmp_path, "\ufeffep1 Ann\r\n\ufeffep2 Bob\r\n\ufeff# end\r\n")
+    assert read_likes(path) == {"ep1": ("Ann",), "ep2": ("Bob",)}
+
+
 @pytest.mark.parametrize("text", ["", "\ufeff", "\n\n# only a comment\n"])
 def test_nothing_listed(tmp_path, text):
     assert read_likes(_file(tmp_path, text)) == {}
@@ -147,6 +153,11 @@ def test_written_files_are_readable(tmp_path):
     path = tmp_path / "train.likes"
     write_likes(path, {"ep1": ["Alice", "Anna Lee"], "ep2": (), "ep3": None, "ep4": {"Émile": 1}})
     assert path.read_text("utf-8") == 'ep1 Alice "Anna Lee"\nep2\nep4 Émile\n'
+
+
+def test_folders_are_made(tmp_path):
+    write_likes(tmp_path / "new" / "train.likes", {"ep1": ["Ann"]})
+    assert read_likes(tmp_path / "new" / "train.likes") == {"ep1": ("Ann",)}
 
 
 @pytest.mark.parametrize(

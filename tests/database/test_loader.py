@@ -55,6 +55,12 @@ def test_template(tmp_path):
         loader({"uri": "ep1"})
 
 
+def test_braces_without_their_pair(tmp_path):
+    loader = LikesLoader(f"{tmp_path}/likes{{1/{{uri}}.likes")
+    with pytest.raises(ValueError, match=r"likes{1/{uri}.likes: no such file, and no template"):
+        loader({"uri": "ep1"})
+
+
 def test_braces_in_the_name_of_a_file(tmp_path):
     path = tmp_path / "a{b}c.likes"
     write_likes(path, {"ep1": ["Bob"]})
