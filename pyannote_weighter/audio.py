@@ -356,7 +356,7 @@ def _tensor(waveform, name: str) -> Tensor:
 def _sample_rate(value, name: str) -> int:
     try:
         rate = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rate = math.nan
     if not (rate > 0 and rate.is_integer()):
         raise ValueError(

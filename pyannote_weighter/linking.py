@@ -236,26 +236,19 @@ class Slots:
         """
         audible = self.seconds >= least_seconds
         audible[self.seconds.argmax()] = True  # there is speech: someone has it
-        kept = audible & (self.confidence >= threshold)
-        if min_speakers > 1:
-            # a slot that is the most probable one nowhere gets time in overlap only, if at all
-            heard = audible & self.heard()
-            kept = kept & heard if heard.sum() >= min_speakers else kept | heard
-            rest = np.lexsort((-self.confidence, ~heard))
-            rest = rest[audible[rest] & ~kept[rest]]
-            kept[rest[: int(max(0, min_speakers - kept.sum()))]] = True
-        if not kept.any():
-            kept[np.where(audible, self.confidence, -1.0).argmax()] = True
-        kept = np.flatnonzero(kept)
-        windows = np.zeros((len(self.seconds), len(self.columns)), dtype=bool)
-        for window, slots in enumerate(self.columns):
-            windows[slots, window] = True
-
-        groups = self._link(kept, windows, merge, min_speakers, np.inf, likeness)
-        stays = self._stay(kept, groups, min_duration, min_speakers)
+        confident = audible & (self.confidence >= threshold)
+        if not confident.any():
+            confident[np.where(audible, self.confidence, -1.0).argmax()] = True
+        kept = np.flatnonzero(confident)
+        groups = self._link(kept, merge, likeness)
+        stays = self._stay(kept, groups, min_duration)
+        if stays.sum() < min_speakers:
+            kept = self._enough(confident, audible, min_speakers)
+            groups = self._link(kept, merge, likeness, min_speakers)
+            stays = self._stay(kept, groups, min_duration, min_speakers)
         if stays.sum() > max_speakers:  # those that do not stay, scraps, take nobody's place
             kept = kept[stays[groups]]
-            groups = self._link(kept, windows, merge, min_speakers, max_speakers, likeness)
+            groups = self._link(kept, merge, likeness, min_speakers, max_speakers)
             stays = np.ones(groups.max() + 1, dtype=bool)
         speaker_of = np.full(len(self.seconds), -1)
         speaker_of[kept] = np.where(stays, np.cumsum(stays) - 1, -1)[groups]
@@ -274,16 +267,28 @@ class Slots:
             speaker_of[deserted] = nearest
         return speaker_of
 
+    def _enough(self, confident: np.ndarray, audible: np.ndarray, min_speakers: int) -> np.ndarray:
+        """(k,) slots to find `min_speakers` in, where these are that many."""
+        # a slot that is the most probable one nowhere gets time in overlap only, if at all
+        heard = audible & self.heard()
+        kept = confident & heard if heard.sum() >= min_speakers else confident | heard
+        rest = np.lexsort((-self.confidence, ~heard))
+        rest = rest[audible[rest] & ~kept[rest]]
+        kept[rest[: int(max(0, min_speakers - kept.sum()))]] = True
+        return np.flatnonzero(kept)
+
     def _link(
         self,
         kept: np.ndarray,
-        windows: np.ndarray,
         merge: float,
-        min_speakers: int,
-        max_speakers: float,
         likeness: Likeness | None,
+        min_speakers: int = 1,
+        max_speakers: float = np.inf,
     ) -> np.ndarray:
         """(k,) groups of the slots that are kept, see `link_slots`."""
+        windows = np.zeros((len(self.seconds), len(self.columns)), dtype=bool)
+        for window, slots in enumerate(self.columns):
+            windows[slots, window] = True
         evidence = self.evidence
         if evidence is not None:
             evidence = Evidence(*(seen[np.ix_(kept, kept)] for seen in evidence))
@@ -299,7 +304,7 @@ class Slots:
         )
 
     def _stay(
-        self, kept: np.ndarray, groups: np.ndarray, min_duration: float, min_speakers: int
+        self, kept: np.ndarray, groups: np.ndarray, min_duration: float, min_speakers: int = 1
     ) -> np.ndarray:
         """(K,) bool array: which groups are speakers, at least `min_speakers` of them."""
         held = np.bincount(groups, weights=self.seconds[kept])

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 Rule = tuple[str, Callable[[Any], bool]]
 """What an option may be, in words that complete "choose ...", and as a test."""
 
@@ -21,7 +23,7 @@ def _is_above_zero(value: Any) -> bool:
 COUNT: Rule = "a whole number of at least 1", lambda value: is_whole(value) and value >= 1
 COUNT_OR_NONE: Rule = "None, or a whole number of at least 1", lambda v: v is None or COUNT[1](v)
 ABOVE_ZERO: Rule = "a number above 0", _is_above_zero
-SWITCH: Rule = "True or False", lambda value: isinstance(value, bool)
+SWITCH: Rule = "True or False", lambda value: isinstance(value, bool | np.bool_)
 
 
 def check_options(rules: Mapping[str, Rule], **options: Any) -> None:

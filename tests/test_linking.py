@@ -340,6 +340,13 @@ def test_bounds_that_hold_anyway_change_nothing():
         {"min_speakers": 2},
     ):
         assert slots.assign(**options, **bounds).tolist() == free, bounds
+    # one who talks in overlap only, and is the most probable one nowhere
+    x = np.zeros((600, 4))
+    x[:200, 0] = x[200:400, 1] = x[400:, 2] = 1.0
+    x[:60, 3] = 0.9
+    beside = Slots([x], np.eye(4), np.array([1.0, 1.0, 1.0, 0.9]), 0.1 * x.sum(axis=0))
+    for least in (1, 2, 3, 4):
+        assert beside.assign(**options, min_speakers=least).tolist() == [0, 1, 2, 3]
     assert slots.assign(**options, max_speakers=1).tolist() == [0, 0, -1, -1, -1]
     asked = slots.assign(**options, min_speakers=3, max_speakers=3)
     assert asked[:2].tolist() == [0, 1] and asked.max() == 2

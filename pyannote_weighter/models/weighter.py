@@ -75,7 +75,8 @@ class Weighter(Model):
         Keep the backbone as it was pretrained (default). Its weights then stay out of the
         checkpoint whenever they can be loaded again by the name of the backbone. False lets
         gradients reach it, for tasks of one's own: `SpeakerLikes` needs a frozen one. Once it was
-        let learn (by `backbone.freeze(False)` as well), its weights are in the checkpoint.
+        let learn (by `backbone.freeze(False)`, or in training mode by pyannote's
+        `unfreeze_by_name`), its weights are in the checkpoint.
     confidence : {"self", "mean_head", "weighted_head"}, optional
         Where the confidence of a slot comes from: its weightings X averaged with themselves as
         weights (default), a second head Y averaged over time, or Y averaged with the weights of X.
@@ -238,9 +239,9 @@ class Weighter(Model):
             Estimated from the frames when it is not given.
         mask : (B, T) bool tensor, optional
             False on padding.
-        start : (B, T, K) tensor, optional
-            Weightings to improve, where the encoder can (`encoder.restarts`); there are then K
-            slots in place of N.
+        start : (B, T, K) tensor or callable, optional
+            Weightings to improve, or what makes them (see `Encoder`), where the encoder can
+            (`encoder.restarts`); there are then K slots in place of N.
         last : int, optional
             Only so many of the last rounds of the encoder, for a start that is good already.
 
@@ -263,7 +264,7 @@ class Weighter(Model):
                 f"frames are {tuple(frames.shape)}: give (batch, time, channel), at least a frame"
             )
         for name, given, ndim in (("count", count, 2), ("mask", mask, 2), ("start", start, 3)):
-            if given is None:
+            if given is None or callable(given):
                 continue
             if given.ndim != ndim or given.shape[:2] != frames.shape[:2]:
                 raise ValueError(

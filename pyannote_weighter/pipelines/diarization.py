@@ -58,11 +58,8 @@ ALLOWED: dict[str, Rule] = {
     ),
 }
 """What numbers among the options of the pipeline may be."""
-SPEAKERS: Rule = (
-    "a whole number of at least 1",
-    lambda v: isinstance(v, Real) and not isinstance(v, bool) and (v == np.inf or v == v // 1),
-)
-"""What numbers of speakers may be; infinity is no bound."""
+SPEAKERS: Rule = "a whole number", lambda v: isinstance(v, Real) and v is not True and v == v // 1
+"""What numbers of speakers may be, and be at least 1; the largest may be infinite."""
 
 
 def _with_coefficients(
@@ -272,13 +269,15 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         listener, hook = hook, self.setup_hook(file, hook=hook)
         bounds = {"num": num_speakers, "min": min_speakers, "max": max_speakers}
         bounds = {f"{name}_speakers": bound for name, bound in bounds.items() if bound is not None}
+        if bounds.get("max_speakers") == np.inf:
+            del bounds["max_speakers"]
         check_options(dict.fromkeys(bounds, SPEAKERS), **bounds)
         for name, bound in bounds.items():
             if bound < 1:
                 raise ValueError(f"{name} must be at least 1, got {bound}")
         asked = num_speakers is not None or min_speakers is not None
         _, min_speakers, max_speakers = self.set_num_speakers(
-            **{name: int(bound) for name, bound in bounds.items() if bound != np.inf}
+            **{name: int(bound) for name, bound in bounds.items()}
         )
         min_speakers = min_speakers if asked else None
         count, frames, local = self.compute(file, hook)

@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, required=True, help="folder of cached frames")
     parser.add_argument("--into", type=Path, required=True, help="a PNG file")
     arguments = parser.parse_args()
-    names = arguments.names or [run.name.rsplit("-", 2)[0] for run in arguments.runs]
-    if len(names) != len(arguments.runs):
-        parser.error(f"{len(names)} names for {len(arguments.runs)} runs")
+    names = arguments.names or [run.name for run in arguments.runs]
+    if len(names) != len(arguments.runs) or len(set(names)) < len(names):
+        parser.error(f"{len(arguments.runs)} runs need as many --names, each its own")
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     files = list(protocol_files(arguments.protocol, arguments.registry, arguments.subset))
@@ -51,7 +51,7 @@ def main() -> None:
         every = features(model, files[: arguments.files], arguments.frames, voices=True)
         every = track(every, name, len(files[: arguments.files]), console=Console(stderr=True))
         slots[name] = np.concatenate(
-            [hold(model, *features, reference(file, model)) for file, features in every]
+            [hold(model, *heard, reference(file, model)) for file, heard in every]
         )
     print(
         "| | slots | confidence | share of the slot that one person has | seconds in slots of one "

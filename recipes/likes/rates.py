@@ -33,7 +33,7 @@ def main() -> None:
             f"{tagged:.2f}",
             f"{completed:.2f}",
             f"{estimate:.2f}",
-            *(what_it_did(path) for path in sorted(run.glob("test-*.json"))[:1]),
+            *(what_it_did(path) for path in sorted(run.glob("*-*-*.json"))[:1]),
         ]
         print(f"| {' | '.join(cells)} |")
 
@@ -58,8 +58,11 @@ def true_rates(run: Path) -> tuple[float, float]:
 
 def last_estimate(run: Path) -> float:
     """Price of confidence in the last epoch, which is the rate that the epochs before tell."""
-    (metrics,) = sorted(run.glob("metrics/*/metrics.csv"))[-1:]
-    return pd.read_csv(metrics)["train/lambda"].dropna().iloc[-1]
+    tables = list(run.glob("metrics/version_*/metrics.csv"))
+    if not tables:
+        raise SystemExit(f"{run}: no metrics/version_*/metrics.csv: give folders of trainings")
+    last = max(tables, key=lambda table: int(table.parent.name.removeprefix("version_")))
+    return pd.read_csv(last)["train/lambda"].dropna().iloc[-1]
 
 
 def what_it_did(path: Path) -> str:

@@ -298,8 +298,10 @@ def test_bounds_on_speakers(pipeline, sample, output):
             with pytest.raises(ValueError, match=f"{name} is .*: choose a whole number"):
                 pipeline(dict(sample), **{name: value})
     assert_same(pipeline(dict(sample), num_speakers=None, max_speakers=float("inf")), output)
-    for bounds in ({"num_speakers": found}, {"max_speakers": float(found)}):
-        assert_same(pipeline(dict(sample), **bounds), output)
+    with pytest.raises(ValueError, match="min_speakers is inf: choose a whole number"):
+        pipeline(dict(sample), min_speakers=float("inf"), max_speakers=2)
+    for name, value in (("num", found), ("max", float(found)), ("min", found)):
+        assert_same(pipeline(dict(sample), **{f"{name}_speakers": value}), output)
 
 
 def test_one_speaker_has_no_overlap(pipeline, sample):
