@@ -399,9 +399,10 @@ def find_voice(name: str, results: Sequence[Result], voices: Voices) -> list[Hit
     if name not in voices.names:
         alike = [known for known in voices.names if known.casefold() == name.casefold()]
         said = f"; there is {' and '.join(alike)}" if alike else ""
+        some = ", ".join(voices.names[:20]) + (", ..." if len(voices.names) > 20 else "")
         raise ValueError(
-            f"no voice of {name!r}{said}. {len(voices.names)} are known: a name needs likes in "
-            "two recordings in which its voice recurs"
+            f"no voice of {name!r}{said}. {len(voices.names)} are known ({some}): a name needs "
+            "likes in two recordings in which its voice recurs"
         )
     _embedding_id(results, voices)
     column, hits = voices.names.index(name), []

@@ -84,7 +84,7 @@ def apply(
         Path | None,
         typer.Option(
             help="A .likes file: a recording has as many speakers as likes, or more, as far as "
-            "--num-speakers and --max-speakers allow; with --resume, only those still to do."
+            "--num-speakers and --max-speakers allow. What --resume leaves out stays as it is."
         ),
     ] = None,
     device: Device = "auto",
@@ -197,11 +197,20 @@ def train(
 ) -> None:
     """Train a Weighter from likes; write checkpoints, metrics and a pipeline folder."""
     _quiet()
+    _quiet_lightning()
     from lightning.pytorch.utilities import rank_zero_only
 
     from pyannote_weighter.training import train as run
 
-    folder = run(config, into, resume, seed)
+    try:
+        folder = run(config, into, resume, seed)
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the second of the first
+        stopped = isinstance(error, KeyboardInterrupt)
+        if not stopped and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        if (into / "checkpoints" / "last.ckpt").is_file():
+            typer.echo("stopped: --resume goes on after the last whole epoch", err=True)
+        raise typer.Exit(130) from None
     rank_zero_only(typer.echo)(f"pipeline: {folder}")  # of several processes, one says it
 
 
@@ -242,8 +251,8 @@ def name(
         )
     if summary.doubtful:
         typer.echo(
-            f"no voice recurs in all recordings of {', '.join(summary.doubtful)}, or one that may "
-            "do so by chance; nobody gets these names. More likes may help",
+            f"{', '.join(summary.doubtful)}: no voice is in all recordings with this name, or one "
+            "is that may be there by chance; nobody gets these names. More likes may help",
             err=True,
         )
     if summary.unused:
@@ -325,8 +334,37 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
+def _quiet_lightning() -> None:
+    """Silence what Lightning tells of itself, and warns of that is meant to be so here."""
+    import logging
+    import warnings
+
+    from lightning.pytorch.utilities.rank_zero import LightningDeprecationWarning
+    from lightning.pytorch.utilities.warnings import PossibleUserWarning
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=LightningDeprecationWarning)
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    for message in (
+        "Your `IterableDataset` has `__len__`",
+        "Precision .* is not supported by the model summary",
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+        "Detected KeyboardInterrupt",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Print a warning as a person reads it, without a place in the code."""
+    typer.secho(f"warning: {message}", fg="yellow", err=True)
+
+
 def main() -> None:
     """Run the command line; errors that a person can cure are shown without a traceback."""
+    import warnings
+
+    warnings.showwarning = _show_warning
     if hasattr(sys.stdout, "reconfigure"):  # names may hold what the terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -42,7 +43,9 @@ def load_registry(path: str | Path, registry: Registry | None = None) -> Registr
     _check_definition(path, set())
     registry = Registry() if registry is None else registry
     try:
-        registry.load_database(path)
+        with warnings.catch_warnings():  # pyannote loads the one of the working folder by itself
+            warnings.filterwarnings("ignore", "Replacing existing")
+            registry.load_database(path)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no definition of databases and protocols, see the documentation of "

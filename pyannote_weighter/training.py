@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import lightning
@@ -99,8 +100,11 @@ def train(
     protocol = find_protocol(options["protocol"], where, registry)
     frames = options.get("frames", into / "frames")
     model = _start(config, options, last if resume else None)
+    _check_names(config, "task", options, SpeakerLikes, {"protocol", "frames"})
+    _check_names(config, "early_stopping", options, EarlyStopping, {"monitor", "mode"})
     try:
-        model.task = SpeakerLikes(protocol, frames=frames, **options.get("task", {}))
+        with redirect_stdout(StringIO()):  # upstream tells that it finds the audio
+            model.task = SpeakerLikes(protocol, frames=frames, **options.get("task", {}))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{config}: task: {error}") from error
     with warnings.catch_warnings(action="ignore"):  # `prepare_data` warns of the same
@@ -120,7 +124,7 @@ def train(
     callbacks = [checkpoints, seed_batches(options["seed"])]
     if options.get("trainer", {}).get("enable_progress_bar", True):
         callbacks.append(RichProgressBar(leave=True))
-    defaults = {"max_epochs": 10, "gradient_clip_val": 1.0}
+    defaults = {"max_epochs": 10, "gradient_clip_val": 1.0, "enable_model_summary": False}
     if resume and model.task.num_workers:  # Lightning starts workers before it knows the epoch
         defaults["reload_dataloaders_every_n_epochs"] = 1
     try:
@@ -169,6 +173,16 @@ def train(
         _suggest(model.task.missing, into / "missing.likes")
         _export(checkpoints, options.get("export", "best"), model.task, folder, device)
     return folder
+
+
+def _check_names(config: Path, section: str, options: dict, made: type, given: set) -> None:
+    """Refuse options in a section that what is made of it does not have."""
+    known = set(inspect.signature(made).parameters) - given
+    if unknown := set(options.get(section, {})) - known:
+        raise ValueError(
+            f"{config}: {section}: unknown options {', '.join(sorted(map(str, unknown)))}; known "
+            f"ones are {', '.join(sorted(known))}"
+        )
 
 
 def _start(config: Path, options: dict, last: Path | None) -> Weighter:

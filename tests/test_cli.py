@@ -195,3 +195,53 @@ def test_benchmark_names_a_missing_registry(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert "no such database.yml" in capsys.readouterr().err
+
+
+def interrupted_by_lightning(*_):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", [interrupted, interrupted_by_lightning])
+def test_who_stops_a_training_is_told_how_to_go_on(tmp_path, monkeypatch, stop):
+    config = tmp_path / "train.yaml"
+    config.write_text("protocol: P\nregistry: r\n")
+    monkeypatch.setattr("pyannote_weighter.training.train", stop)
+    command = ["train", str(config), "--into", str(tmp_path / "run")]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 130 and "--resume" not in result.output
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    result = runner.invoke(app, command)
+    assert result.exit_code == 130 and "--resume goes on" in result.output
+
+
+def test_another_exit_of_a_training_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyannote_weighter.training.train", lambda *_: sys.exit(3))
+    result = runner.invoke(app, ["train", "train.yaml", "--into", str(tmp_path / "run")])
+    assert result.exit_code == 3
+
+
+def test_warnings_are_shown_without_a_place_in_the_code(tmp_path):
+    """Of ours one line, of Lightning's nothing."""
+    code = (
+        "import sys, warnings\n"
+        "from pyannote_weighter import cli\n"
+        "def said():\n"
+        "    cli._quiet_lightning()\n"
+        "    from lightning.pytorch.utilities.warnings import PossibleUserWarning\n"
+        "    warnings.warn('of Lightning', PossibleUserWarning)\n"
+        "    warnings.warn('of ours')\n"
+        "cli.app = said\n"
+        "cli.main()\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stderr == "warning: of ours\n"

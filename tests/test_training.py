@@ -312,6 +312,21 @@ def test_options_that_cannot_be(corpus, tmp_path, section, options):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "section, options, message",
+    [
+        ("task", {"lambda": 0.1}, "unknown options lambda; known ones are .*lambda_, "),
+        ("task", {"protocol": "P"}, "unknown options protocol; "),
+        ("early_stopping", {"patient": 3}, "unknown options patient; known ones are .*patience"),
+    ],
+)
+def test_options_that_are_unknown(corpus, tmp_path, section, options, message):
+    path = write_config(corpus, "wrong.yaml", **{section: options})
+    with pytest.raises(ValueError, match=f"wrong.yaml: {section}: {message}"):
+        train(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_recipes_have_valid_configurations(tmp_path):
     recipes = Path(__file__).parents[1] / "recipes"
     for path in recipes.glob("*/*.yaml"):

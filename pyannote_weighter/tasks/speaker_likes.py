@@ -459,9 +459,9 @@ class SpeakerLikes(Validation, Task):
         )
         if self.encoder_start == "auto" and start > 0:
             warnings.warn(
-                f"likes of people who are liked in several files account for {explained:.0%} of "
-                "the speech: the encoder starts to learn in the middle of the training "
-                "(encoder_start: auto)",
+                f"likes that other files confirm account for {explained:.0%} of the speech: the "
+                "encoder starts to learn in the middle of the training (encoder_start: auto; 0 "
+                "does not wait)",
                 stacklevel=2,
             )
         return optimize(
