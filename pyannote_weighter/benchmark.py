@@ -195,8 +195,13 @@ def benchmark(
 
 
 def _files(protocol: str, registry: str | Path, subset: str) -> list:
-    """Files of a subset; ValueError where two of them have one uri."""
+    """Files of a subset; ValueError where none has a reference, or two of them have one uri."""
     files = list(protocol_files(protocol, registry, subset))
+    if all(file.get("annotation") is None for file in files):
+        raise ValueError(
+            f"{registry}: {protocol} {subset} has no references: name an RTTM (`annotation`), or "
+            "choose another subset"
+        )
     twice = [uri for uri, times in Counter(f["uri"] for f in files).items() if times > 1]
     if twice:
         raise ValueError(

@@ -222,6 +222,16 @@ def test_nor_is_it_tuned_on(registry, pipeline, fake_baselines):
         run(registry, pipeline, development="development")
 
 
+def test_subsets_without_references(registry, pipeline):
+    text = registry.read_text()
+    registry.write_text(
+        text.replace("test: {uri: all.lst, annotation: all.rttm, ", "test: {uri: all.lst, ")
+    )
+    with pytest.raises(ValueError, match="database.yml: Tiny.* test has no references: name an"):
+        run(registry, pipeline, rivals=False)
+    assert not HalfAndHalf.calls and not (registry.parent / "out").exists()
+
+
 def test_two_files_of_one_uri(registry, pipeline, fake_baselines):
     text = registry.read_text()
     (registry.parent / "more.lst").write_text("one\ntwo\none\n")

@@ -364,7 +364,10 @@ class ElementwiseLoss(nn.Module):
             raise ValueError(f"unknown option {option!r} of {name}: it has {choice}")
         for option, default in known.items():
             if default is inspect.Parameter.empty and option not in options:
-                raise ValueError(f"{name} needs {option!r}: make it as {name}({option}=...)")
+                raise ValueError(
+                    f"{name} needs {option!r}: make it as {name}({option}=...), in a training "
+                    f"config {{name: {name.lower()}, {option}: ...}}"
+                )
         try:
             value = type(self).function(torch.full((1, 2), 0.5), torch.eye(2)[:1], **options)
         except (TypeError, RuntimeError) as error:
