@@ -267,7 +267,7 @@ def _export(
     trained = Model.from_pretrained(path).to(device)  # Lightning has moved the other one away
     development = list(task.protocol.development()) if task.has_validation else []
     offset = cosine_offset(trained, task.training_samples(MOST_FILES))
-    options = {"cosine_offset": offset} | _segmentation(task)
+    options = {"cosine_offset": offset} | segmentation_options(task)
     parameters = tune(trained, task, development, **options)
     export_pipeline(trained, folder, parameters, **options)
     summary = {"exported": exported, "epoch": epoch, "epochs": num_epochs, "why": why}
@@ -278,7 +278,7 @@ def _export(
     print(f"exported: {exported} epoch, {epoch} of {num_epochs}: {why}")
 
 
-def _segmentation(task: SpeakerLikes) -> dict:
+def segmentation_options(task: SpeakerLikes) -> dict:
     """Options of the pipeline that count speakers as they were counted for training.
 
     Those that are the pipeline's anyway are left out, and so is what a file cannot name.

@@ -545,7 +545,7 @@ def test_pipeline_has_the_segmentation_of_its_training(corpus, tmp_path, monkeyp
 def test_segmentation_is_written_where_it_is_another(segmentation, step, options):
     protocol = InMemory([conversation("one", "ann")])
     task = SpeakerLikes(protocol, "frames", segmentation, segmentation_step=step)
-    assert training._segmentation(task) == options
+    assert training.segmentation_options(task) == options
 
 
 @needs_segmentation

@@ -17,7 +17,7 @@ from pyannote_weighter.models import Weighter
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.protocols import find_protocol, load_registry
 from pyannote_weighter.tasks import SpeakerLikes
-from pyannote_weighter.training import _segmentation
+from pyannote_weighter.training import segmentation_options
 from pyannote_weighter.tuning import tune
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     task, model.task = model.task, None
     model.specifications = Weighter.default_specifications(model.hparams.duration)
     # nothing has moved people apart
-    options = {"cosine_offset": USUAL} | _segmentation(task)
+    options = {"cosine_offset": USUAL} | segmentation_options(task)
     development = list(protocol.development()) if task.has_validation else []
     parameters = tune(model, task, development, **options)
     print(export_pipeline(model, arguments.into / "pipeline", parameters, **options))
