@@ -1,6 +1,7 @@
 """Protocol cards: their configurations are read, their commands are understood."""
 
 import re
+import runpy
 import shlex
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 import typer
 import yaml
+from pyannote.core import Annotation, Segment
 
 from pyannote_weighter.cli import app
 from pyannote_weighter.protocols import protocol_files
@@ -134,3 +136,32 @@ def test_links_of_the_readme_lead_somewhere():
             assert target[1:] in anchors
         elif not target.startswith("https://"):
             assert (CARDS / target).is_file()
+
+
+def test_right_counts_by_how_long_everybody_talks_alone():
+    recipe = runpy.run_path(str(CARDS / "counts.py"))
+    reference = Annotation(uri="a")
+    for track, (start, end, who) in enumerate(
+        [(0, 3, "x"), (2, 5, "y"), (2.5, 2.75, "z"), (4, 4.5, "y"), (8, 9, "x")]
+    ):
+        reference[Segment(start, end), track] = who
+    assert recipe["seconds_alone"](reference) == {"x": 3.0, "y": 2.0, "z": 0.0}
+    assert recipe["seconds_alone"](Annotation()) == {}
+
+    def results(**speakers):
+        scores = {
+            n: {"reference_speakers": 3 + few, "speakers": k} for n, (few, k) in speakers.items()
+        }
+        return {"results": {name: {"score": score} for name, score in scores.items()}}
+
+    files = {
+        "a": results(stock=(0, 2), Weighter=(0, 3)),
+        "b": results(stock=(2, 5), Weighter=(2, 5)),
+        "c": results(stock=(2, 4)),  # the Weighter failed
+        "d": results(stock=(0, 3), Weighter=(0, 3)),
+    }
+    lines = recipe["table"](files, {"a": 0.5, "b": 1.0, "c": 3.0, "d": 2.0}).splitlines()
+    assert lines[2:] == [
+        "| stock | 50 (of 4) | 67 (of 3) | 100 (of 1) | 50 (of 2) | 0 (of 1) |",
+        "| Weighter | 100 (of 3) | 100 (of 2) | 100 (of 1) | 100 (of 1) | 100 (of 1) |",
+    ]

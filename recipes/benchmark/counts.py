@@ -1,0 +1,74 @@
+"""Right counts of speakers in a benchmark.json, by how long everybody speaks alone."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from pyannote.core import Annotation
+
+from pyannote_weighter.protocols import protocol_files
+
+ALONE = 1.0  # seconds
+
+
+def seconds_alone(reference: Annotation) -> dict[str, float]:
+    """Seconds in which each speaker talks and nobody else does."""
+    seconds = dict.fromkeys(reference.labels(), 0.0)
+    turns = list(reference.itertracks(yield_label=True))
+    bounds = np.unique([time for turn, _, _ in turns for time in turn])
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        talking = {who for turn, _, who in turns if turn.start <= start and end <= turn.end}
+        if len(talking) == 1:
+            seconds[talking.pop()] += end - start
+    return seconds
+
+
+def table(results: dict[str, dict], alone: dict[str, float], least: float = ALONE) -> str:
+    """Right counts of each system.
+
+    Parameters
+    ----------
+    results : dict
+        `files` of benchmark.json.
+    alone : dict
+        Of each file, the seconds that whoever talks alone least talks alone.
+    least : float, optional
+        Seconds that divide the files.
+    """
+    lines = [
+        f"| right count, % | all | everybody alone for {least:g} s | 2 to 4 speakers | 5 and more "
+        "| somebody is not |",
+        "|---|---|---|---|---|---|",
+    ]
+    for system in dict.fromkeys(name for file in results.values() for name in file["results"]):
+        rows = []
+        for uri, file in results.items():
+            score = file["results"].get(system, {}).get("score")
+            if score is not None:
+                right = score["speakers"] == score["reference_speakers"]
+                rows.append((right, score["reference_speakers"] <= 4, alone[uri] >= least))
+        right, few, heard = np.array(rows, dtype=bool).reshape(-1, 3).T
+        parts = [heard | True, heard, heard & few, heard & ~few, ~heard]
+        cells = [f"{100 * right[p].mean():.0f} (of {p.sum()})" if p.any() else "" for p in parts]
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the command line, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="benchmark.json")
+    parser.add_argument("--registry", type=Path, required=True, help="database.yml")
+    parser.add_argument("--least", type=float, default=ALONE, help="seconds alone")
+    arguments = parser.parse_args()
+    stored = json.loads(arguments.results.read_text(encoding="utf-8"))
+    files = protocol_files(stored["protocol"], arguments.registry, stored["subset"])
+    alone = {
+        file["uri"]: min(seconds_alone(file["annotation"]).values(), default=0.0) for file in files
+    }
+    print(table(stored["files"], alone, arguments.least))
+
+
+if __name__ == "__main__":
+    main()
