@@ -127,6 +127,9 @@ def shared_prototypes(
     number_of = torch.tensor([len(where) for where in files])
     threshold = _by_chance(slots, weights, likes, vectors, number_of > 1, generator)
     threshold = max(threshold, least)
+    # a file with fewer slots than likes has none for some of these
+    who = [speakers[columns] for speakers, (_, columns) in zip(likes, chosen, strict=True)]
+    times = torch.bincount(torch.cat(who), minlength=num_speakers)
     given, confirmed = [], []
     for file_slots, speakers, (some, columns) in zip(slots, likes, chosen, strict=True):
         given.append(torch.full((len(speakers),), -1))
@@ -134,7 +137,7 @@ def shared_prototypes(
         believed = torch.zeros(len(speakers), dtype=torch.bool)
         own, who = file_slots[some], speakers[columns]
         resemblance = F.cosine_similarity(total[who] - own, own, dim=-1)
-        believed[columns] = (number_of[who] > 1) & (resemblance > threshold)
+        believed[columns] = (times[who] > 1) & (resemblance > threshold)
         confirmed.append(believed)
     return Prototypes(vectors, given, confirmed, threshold)
 

@@ -151,6 +151,17 @@ def test_where_everybody_is_everywhere_there_is_no_chance_level():
     assert torch.cat(found.confirmed).all()
 
 
+def test_a_like_without_a_slot_elsewhere_is_not_confirmed():
+    """Files of one slot and two likes have none for one of these."""
+    slots = torch.eye(8)
+    likes = [torch.arange(2)] * 3
+    weights = [torch.ones(1), torch.ones(1), torch.full((4,), 0.25)]
+    found = shared_prototypes([slots[:1], slots[1:2], slots[2:6]], weights, likes, 2)
+    given = torch.stack(found.slots) >= 0
+    alone = given & (given.sum(dim=0) == 1)
+    assert alone.any() and not torch.stack(found.confirmed)[alone].any()
+
+
 def thinned(likes, kept=0.5, seed=1):
     """Likes of which a share is kept, and the likes that are gone."""
     generator = torch.Generator().manual_seed(seed)

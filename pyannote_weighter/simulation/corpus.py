@@ -92,7 +92,8 @@ def write_corpus(
     Raises
     ------
     ValueError
-        When the folder holds conversations made with other settings.
+        When the folder holds conversations made with other settings, or the name of a voice has
+        spaces, which RTTM has not.
     """
     if subset not in SUBSETS:
         raise ValueError(f"subset must be one of {', '.join(SUBSETS)}, not {subset!r}")
@@ -101,6 +102,7 @@ def write_corpus(
     into, acoustics = Path(into), acoustics or Acoustics()
     nested = all(isinstance(value, Mapping) for value in voices.values())
     corpora = {c: _heard(v, min_voice) for c, v in (voices if nested else {"": voices}).items()}
+    plans = list(_plan(corpora, num_files, seed, subset, speakers, in_turn))
     _check_settings(
         into / f"{subset}.json",
         {
@@ -109,11 +111,11 @@ def write_corpus(
             "speakers": list(speakers),
             "acoustics": _plain(acoustics),
             "in_turn": in_turn,
+            "corpora": list(corpora),  # whose turn it is depends on their order
             "voices": {corpus: _digest(v) for corpus, v in corpora.items()},
             "turns": _digest({t.uri: [t.starts, t.ends, t.speakers] for t in turns}),
         },
     )
-    plans = list(_plan(corpora, num_files, seed, subset, speakers, in_turn))
     folder = into / subset
     folder.mkdir(parents=True, exist_ok=True)
     todo = [plan for plan in plans if not (folder / f"{plan.uri}.flac").exists()]
@@ -134,6 +136,12 @@ def write_corpus(
 
 def _heard(voices: Voices, min_voice: float) -> dict[str, list[Path]]:
     """Leave out voices with too little speech."""
+    for speaker, paths in sorted(voices.items()):
+        if any(map(str.isspace, speaker)):
+            raise ValueError(
+                f"{Path(paths[0]).parent if paths else speaker}: the voice {speaker!r} has a "
+                "space in its name, and RTTM takes none: rename its folder"
+            )
     seconds = {speaker: load_voice(paths).duration for speaker, paths in sorted(voices.items())}
     short = [f"{s} ({seconds[s]:.1f} s)" for s in seconds if seconds[s] < min_voice]
     if short:
@@ -160,10 +168,11 @@ def _plain(acoustics: Acoustics) -> dict:
 
 
 def _check_settings(path: Path, settings: dict) -> None:
-    if path.exists():
+    if path.exists() and any(path.with_suffix("").glob("*.flac")):
         before = json.loads(path.read_text(encoding="utf-8"))
         # what did not exist yet had its default
         before["acoustics"] = {**_plain(Acoustics()), **before.get("acoustics", {})}
+        before.setdefault("corpora", list(before.get("voices", {})))
         changed = sorted(key for key in settings if before.get(key) != settings[key])
         if changed:
             raise ValueError(

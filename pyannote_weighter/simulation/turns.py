@@ -142,6 +142,8 @@ def choose_excerpt(
         length = float(rng.uniform(*duration))
         room = np.maximum(longest - length, 0.0)
         if not room.any():
+            room = (longest >= length).astype(float)  # those that are exactly as long
+        if not room.any():
             continue
         source = candidates[int(rng.choice(len(candidates), p=room / room.sum()))]
         excerpt = _crop(source, float(rng.uniform(0.0, source.duration - length)), length)

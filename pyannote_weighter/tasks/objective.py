@@ -203,13 +203,17 @@ def known_losses(
         losses["likes"] = likes_loss, 1.0
         likes = objective.believed(likes, batch["file"])
         if alignment > 0 and encoded.windows is not None:
+            # who has a reference needs no guess of it, unless it says nothing of this crop
+            told = [
+                reference is not None and bool(annotated.any())
+                for reference, annotated in zip(references, batch["annotated"], strict=True)
+            ]
             aligned = alignment_loss(
                 encoded.weightings,
                 model.project(encoded.windows).detach(),
                 encoded.single,
                 model.loss_func.W.detach().T,
-                # who has a reference needs no guess of it
-                [k if r is None else None for k, r in zip(likes, references, strict=True)],
+                [None if known else k for k, known in zip(likes, told, strict=True)],
             )
             losses["alignment"] = aligned, alignment
     if any(known is not None for known in references):

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 
 import torch
-from pyannote.core import SlidingWindow
+from pyannote.core import Annotation, SlidingWindow
 from torch import Tensor
 
 JUDGED = 600.0  # seconds of a development file that are judged, at least
@@ -85,13 +85,16 @@ def reference_entry(file) -> dict:
         annotation = annotation.crop(annotated)
     # RTTM cannot tell a file without speech from one that it does not list
     if annotation and annotation.get_timeline()[0].start < JUDGED:
-        entry["turns"] = [
-            [turn.start, turn.end, str(speaker)]
-            for turn, _, speaker in annotation.itertracks(yield_label=True)
-        ]
+        entry["turns"] = turns_of(annotation)
         if annotated is not None:
             entry["annotated"] = [[segment.start, segment.end] for segment in annotated]
     return entry
+
+
+def turns_of(annotation: Annotation) -> list:
+    """Start, end and speaker of each turn, as JSON can hold them."""
+    turns = annotation.itertracks(yield_label=True)
+    return [[turn.start, turn.end, str(speaker)] for turn, _, speaker in turns]
 
 
 def discretize(turns: list, frames: SlidingWindow, num_frames: int, start: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from pyannote_weighter.tasks.samples import check_likes, reference_entry
+from pyannote_weighter.tasks.samples import check_likes, turns_of
 
 SUPERVISION = ("likes", "references", "both")
 
@@ -43,7 +43,7 @@ def training_entry(file, supervision: str = "likes") -> dict:
     annotation, annotated = file.get("annotation"), file.get("annotated")
     # RTTM cannot tell a file without speech from one that it does not list
     if annotation and (annotated is None or annotated):
-        entry["turns"] = reference_entry({"uri": file["uri"], "annotation": annotation})["turns"]
+        entry["turns"] = turns_of(annotation)
         if file.get("scope") == "file":  # the same name is then another person elsewhere
             entry["turns"] = [[s, e, f"{who} of {file['uri']}"] for s, e, who in entry["turns"]]
         if annotated is not None:

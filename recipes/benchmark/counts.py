@@ -64,9 +64,11 @@ def main() -> None:
     arguments = parser.parse_args()
     stored = json.loads(arguments.results.read_text(encoding="utf-8"))
     files = protocol_files(stored["protocol"], arguments.registry, stored["subset"])
-    alone = {
-        file["uri"]: min(seconds_alone(file["annotation"]).values(), default=0.0) for file in files
-    }
+    alone = {}
+    for file in files:
+        reference, scored = file["annotation"], file.get("annotated")
+        seconds = seconds_alone(reference if scored is None else reference.crop(scored))
+        alone[file["uri"]] = min(seconds.values(), default=0.0)
     print(table(stored["files"], alone, arguments.least))
 
 

@@ -61,8 +61,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     likes, rttm, uem = {}, "", ""
     for first in track(range(0, len(files), arguments.by), description="joining"):
-        uri = f"joined-{first // arguments.by:04d}"
         some = files[first : first + arguments.by]
+        uri = f"{some[0]['uri']}-by{arguments.by}"  # like none of those, which stay to be found
         annotation, likes[uri], seconds = join(some, uri, folder / f"{uri}.flac")
         rttm += annotation.to_rttm()
         uem += f"{uri} 1 0.000 {seconds:.3f}\n"
@@ -74,6 +74,7 @@ def main() -> None:
     known = yaml.safe_load(arguments.registry.read_text(encoding="utf-8"))
     back = os.path.relpath(arguments.registry.parent, arguments.into)
     sources = known["Databases"][DATABASE]
+    sources = [sources] if isinstance(sources, str) else sources
     protocol = known["Protocols"][DATABASE][TASK][NAME]
     others = {
         name: {key: os.path.join(back, path) for key, path in entries.items()}

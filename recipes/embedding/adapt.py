@@ -20,6 +20,7 @@ from scipy.signal import resample_poly
 from torch.utils.data import DataLoader, Dataset
 
 from pyannote_weighter.models import CAMPPlus
+from pyannote_weighter.output import atomic, check_folder
 from pyannote_weighter.pretrained import segmentation_path
 from pyannote_weighter.protocols import protocol_files
 
@@ -36,9 +37,9 @@ MARGIN, SCALE = 11.5, 30.0  # degrees; 0.2 in radians
 class Stretches(Dataset):
     """Examples of 30 s with stretches in which one person talks alone.
 
-    Each is (waveform, voices, masks, speakers, told): (samples,) float32; (frames,) int, the
-    voices of the reference, numbered as by `local_voices`; (`ITEMS`, frames) bool; (`ITEMS`,) int,
-    -1 for none; whether its frames know voices.
+    Each is (waveform, voices, masks, speakers, told): (samples,) float32; (frames,) int, the same
+    for one voice in one window; (`ITEMS`, frames) bool; (`ITEMS`,) int, -1 for none; whether its
+    frames know voices. Recordings must be mono, at 16 kHz.
     """
 
     def __init__(self, files: list[dict], model: CAMPPlus, size: int, seed: int):
@@ -51,7 +52,13 @@ class Stretches(Dataset):
                 for turn, _, name in file["annotation"].itertracks(yield_label=True)
             ]
             info = soundfile.info(str(file["audio"]))
-            self.turns.append((str(file["audio"]), info.frames, np.array(turns)))
+            if (info.samplerate, info.channels) != (SAMPLE_RATE, 1):
+                raise ValueError(
+                    f"{file['audio']}: {info.samplerate} Hz, {info.channels} channels: convert it "
+                    f"to {SAMPLE_RATE} Hz, mono"
+                )
+            turns = np.array(turns, dtype=float).reshape(-1, 3)
+            self.turns.append((str(file["audio"]), info.frames, turns))
         self.num_speakers, self.size, self.seed = len(names), size, seed
         self.time = frame_times(model)
 
@@ -98,7 +105,7 @@ class Stretches(Dataset):
             first = int(rng.integers(len(here) - kept + 1))
             masks[item, here[first : first + kept]] = True
         bits = (active * (1 << np.arange(len(present)))[:, None]).sum(axis=0)
-        voices = 256 * (self.time // WINDOW).astype(np.int64) + bits
+        voices = (self.time // WINDOW).astype(np.int64) * (1 << len(present)) + bits
         told = rng.random() < TOLD
         return tuple(map(torch.as_tensor, (samples, voices, masks, speakers, told)))
 
@@ -150,9 +157,8 @@ def save(model: CAMPPlus, into: Path) -> None:
     """Write what `CAMPPlus.from_pretrained_weights` reads, in half precision."""
     state = model.state_dict()
     state = {n: (v.half() if v.is_floating_point() else v).cpu() for n, v in state.items()}
-    partial = into.with_name(f".{into.name}.part")
-    torch.save(state, partial)
-    os.replace(partial, into)
+    with atomic(into) as unfinished:
+        torch.save(state, unfinished)
 
 
 def adapt(
@@ -252,6 +258,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    check_folder(arguments.into.parent)
     torch.manual_seed(arguments.seed)
     files = []
     for name in arguments.on:

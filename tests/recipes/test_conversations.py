@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from pyannote_weighter.protocols import protocol_files
+
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "conversations" / "join.py"
 if not RECIPE.is_file():
     pytest.skip(f"no recipe at {RECIPE}: run from a checkout", allow_module_level=True)
@@ -41,8 +43,8 @@ def corpus(tmp_path) -> Path:
 def join(corpus, monkeypatch):
     """A function that runs the script on the corpus."""
 
-    def run(into: Path, *options: str) -> None:
-        arguments = [str(corpus), "--by", "2", "--into", str(into), *options]
+    def run(into: Path, *options: str, registry: Path = corpus) -> None:
+        arguments = [str(registry), "--by", "2", "--into", str(into), *options]
         monkeypatch.setattr(sys, "argv", ["join.py", *arguments])
         runpy.run_path(str(RECIPE), run_name="__main__")
 
@@ -50,12 +52,21 @@ def join(corpus, monkeypatch):
 
 
 def test_sources_with_another_sound_are_joined_again(corpus, join, tmp_path):
-    joined = tmp_path / "joined" / "train" / "joined-0000.flac"
+    joined = tmp_path / "joined" / "train" / "a-by2.flac"
     join(tmp_path / "joined")
     assert soundfile.read(joined)[0][[0, -1]].tolist() == [0.25, 0.5]
     soundfile.write(corpus.parent / "train" / "a.flac", np.full(16000, 0.125), 16000)
     join(tmp_path / "joined")
     assert soundfile.read(joined)[0][[0, -1]].tolist() == [0.125, 0.5]
+
+
+def test_what_is_joined_is_joined_again(corpus, join, tmp_path):
+    join(tmp_path / "one", "--by", "1")
+    join(tmp_path / "two", registry=tmp_path / "one" / "database.yml")
+    name = "Simulated.SpeakerDiarization.Conversations"
+    (file,) = protocol_files(name, tmp_path / "two" / "database.yml", "train")
+    assert file["uri"] == "a-by1-by2" and file["likes"] == ("ann", "bob")
+    assert Path(file["audio"]).is_file()
 
 
 @pytest.mark.parametrize("above", [False, True])

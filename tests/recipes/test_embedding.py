@@ -103,7 +103,7 @@ def conversation(tmp_path):
 
 def test_stretches_are_of_one_speaker_in_one_window(adaptation, conversation):
     data = adaptation["Stretches"]([conversation], CAMPPlus(), size=24, seed=1)
-    seen = set()
+    seen, shared = set(), set()
     for waveform, voices, masks, speakers, _ in (data[index] for index in range(24)):
         assert waveform.shape == (480000,) and len(voices) == len(data.time) == masks.shape[1]
         speed = {int(speaker) // 2 for speaker in speakers if speaker >= 0}
@@ -113,14 +113,23 @@ def test_stretches_are_of_one_speaker_in_one_window(adaptation, conversation):
             if speaker >= 0:
                 assert len(voices[mask].unique()) == 1  # alone, in one window of ten seconds
                 assert mask.sum() * 0.02 >= 0.58
-                seen.add((int(speaker), int(voices[mask][0]) % 256))
-    assert data.num_classes == 6
-    assert {speaker for speaker, _ in seen} == set(range(6))
-    # who talks alone has one bit; b's is the first one where a is over
-    assert {voice for speaker, voice in seen if speaker % 2 == 0} == {1}
-    assert {voice for speaker, voice in seen if speaker % 2 == 1} <= {1, 2}
+                seen.add(int(speaker))
+                shared |= {int(voices[mask][0])} & set(voices[~masks.any(dim=0)].tolist())
+    assert data.num_classes == 6 and seen == set(range(6))
+    assert shared  # stretches are parts of what is one voice
     again = adaptation["Stretches"]([conversation], CAMPPlus(), size=24, seed=1)[7]
     assert all(torch.equal(one, other) for one, other in zip(data[7], again, strict=True))
+
+
+def test_recordings_of_another_kind_are_refused(adaptation, conversation, tmp_path):
+    soundfile.write(tmp_path / "stereo.wav", np.zeros((8000, 2)), 8000)
+    with pytest.raises(ValueError, match=r"stereo.wav: 8000 Hz, 2 channels: convert it to 16000"):
+        adaptation["Stretches"](
+            [conversation | {"audio": tmp_path / "stereo.wav"}], CAMPPlus(), size=1, seed=0
+        )
+    silent = conversation | {"annotation": Annotation(uri="noise")}
+    data = adaptation["Stretches"]([silent], CAMPPlus(), size=1, seed=0)
+    assert not data[0][2].any() and (data[0][3] == -1).all()
 
 
 @pretrained

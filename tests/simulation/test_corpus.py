@@ -1,5 +1,6 @@
 import importlib.metadata
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -95,6 +96,40 @@ def test_other_settings_are_refused(corpus, tones, turns, changes, names):
     with pytest.raises(ValueError, match=f"train.json.*another {names}"):
         write_corpus(corpus, tones, turns, 8, **{"seed": 1, **SHORT, **changes})
     assert json.loads((corpus / "train.json").read_text())["seed"] == 1
+
+
+def test_corpora_in_another_order_are_refused(tmp_path, tones, turns):
+    """Whose turn it is depends on it, so that likes would be those of others."""
+    names = sorted(tones)
+    corpora = {"a": {n: tones[n] for n in names[:3]}, "b": {n: tones[n] for n in names[3:]}}
+    options = {"duration": (12.0, 16.0), "speakers": (2, 2)}
+    write_corpus(tmp_path, corpora, turns, 3, seed=1, **options)
+    before = contents(tmp_path)
+    other = dict(reversed(corpora.items()))
+    with pytest.raises(ValueError, match=r"train.json.*another corpora"):
+        write_corpus(tmp_path, other, turns, 3, seed=1, **options)
+    settings = json.loads((tmp_path / "train.json").read_text())
+    del settings["corpora"]  # as of earlier versions
+    (tmp_path / "train.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="another corpora"):
+        write_corpus(tmp_path, other, turns, 3, seed=1, **options)
+    write_corpus(tmp_path, corpora, turns, 3, seed=1, **options)
+    assert contents(tmp_path) == before
+
+
+def test_what_was_refused_can_be_corrected(tmp_path, tones, turns):
+    with pytest.raises(ValueError, match="too few"):
+        write_corpus(tmp_path, tones, turns, 1, seed=1, duration=(12.0, 16.0), speakers=(2, 60))
+    with pytest.raises(ValueError, match="no excerpt"):
+        write_corpus(tmp_path, tones, turns, 1, seed=1, duration=(9e4, 9e4), speakers=(2, 4))
+    write_corpus(tmp_path, tones, turns, 1, seed=1, **SHORT)
+
+
+def test_names_that_rttm_cannot_hold_are_refused(tmp_path, tones, turns):
+    voices = {f"{name} Lee": paths for name, paths in tones.items()}
+    folder = re.escape(str(next(iter(tones.values()))[0].parent))
+    with pytest.raises(ValueError, match=f"{folder}: .* has a space in its name"):
+        write_corpus(tmp_path, voices, turns, 1, seed=1, **SHORT)
 
 
 def test_settings_that_were_not_known_then_had_their_default(tmp_path, tones, turns):

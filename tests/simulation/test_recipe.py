@@ -56,7 +56,7 @@ def test_recipe_divides_speakers(tmp_path, monkeypatch):
     name = "Simulated.SpeakerDiarization.Conversations"
     short = list(protocol_files(name, registry, "train"))
     long = list(protocol_files(name, tmp_path / "joined" / "database.yml", "train"))
-    assert [file["uri"] for file in long] == ["joined-0000", "joined-0001"]
+    assert [file["uri"] for file in long] == [f"{short[first]['uri']}-by4" for first in (0, 4)]
     for file, parts in zip(long, (short[:4], short[4:]), strict=True):
         assert set(file["likes"]) == {who for part in parts for who in part["likes"]}
         lengths = [soundfile.info(part["audio"]).duration for part in parts]

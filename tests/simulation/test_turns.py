@@ -83,6 +83,14 @@ def test_no_such_excerpt(turns):
         choose_excerpt(turns, np.random.default_rng(0), (900.0, 900.0), 2)
 
 
+def test_recordings_that_are_exactly_as_long(turns):
+    (longest,) = sorted(turns, key=lambda turn_taking: turn_taking.duration)[-1:]
+    length = longest.duration
+    rng = np.random.default_rng(0)
+    seconds, excerpt = choose_excerpt([longest], rng, (length, length), longest.num_speakers, 0.0)
+    assert seconds == length and len(excerpt) == len(longest.starts)
+
+
 def test_split_by_recording(turns):
     subsets = split_turns(turns, {"train": 0.5, "test": 0.5}, seed=0)
     assert {t.uri for t in subsets["train"]} ^ {t.uri for t in subsets["test"]} == {"one", "two"}

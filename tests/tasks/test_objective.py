@@ -3,9 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 
 from pyannote_weighter.losses import LOSSES, RECORDING, any_slot, like_matrix
-from pyannote_weighter.tasks.objective import FIRST_LAMBDA, LikesObjective
+from pyannote_weighter.models import Weighter
+from pyannote_weighter.tasks.objective import FIRST_LAMBDA, LikesObjective, known_losses
+from pyannote_weighter.tasks.samples import collate, crop_reference
 
 FILES, SLOTS, SPEAKERS, DIMENSION = 24, 5, 6, 12
 CHOICES = [
@@ -267,3 +270,32 @@ def test_nothing_of_one_training_is_in_the_next():
 def test_refused_before_any_work(options, message):
     with pytest.raises(ValueError, match=message):
         LikesObjective(**options)
+
+
+def test_likes_teach_where_a_reference_says_nothing():
+    """A crop outside of what is annotated is aligned as if there were no reference."""
+    torch.manual_seed(0)
+    model = Weighter({"name": "campplus", "pretrained": False})
+    frames = torch.randn(1000, model.backbone.frame_dimension)
+    with torch.no_grad():
+        weighed = model.weigh(frames[None], count=torch.ones(1, 1000))
+        windows = model.project(weighed.encoded.windows)[0]  # (S, D)
+        voices = torch.stack([windows[:50].mean(dim=0), windows[100:150].mean(dim=0)])
+        model.loss_func = NormalizedSoftmaxLoss(2, model.hparams.dimension)
+        model.loss_func.W.copy_(voices.T)
+    objective = LikesObjective()
+    objective.prepare([torch.arange(2)], 2, 1, [torch.ones(2, dtype=torch.bool)])
+
+    def losses(turns, annotated, start=0):
+        entry = {"turns": turns, "annotated": annotated}
+        sample = {"frames": frames, "count": torch.ones(1000), "file": [0], "num_speakers": None}
+        sample |= {"likes": torch.arange(2)} | crop_reference(entry, model.frames, start, 1000)
+        batch = collate([sample])
+        found, _ = known_losses(model, weighed.encoded, batch, objective, 10.0, 10.0)
+        return {name: value[-1].item() for name, (value, _) in found.items()}
+
+    unknown = losses(None, None)
+    told = losses([[0, 1, "a"]], [[0, 60]])
+    assert unknown["alignment"] > 0 == told["alignment"] < told["references"]
+    beyond = losses([[0, 1, "a"]], [[0, 60]], start=100_000)
+    assert beyond["alignment"] == unknown["alignment"] and beyond["references"] == 0

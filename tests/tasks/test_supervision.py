@@ -60,6 +60,15 @@ def test_references_that_say_nothing():
         assert knows(training_entry(made, "both")) == (True, False)
 
 
+def test_references_that_begin_late():
+    """Training reads all of a file, however much of development files is judged."""
+    late = file("a", "x", scope="file") | {"annotation": Annotation(uri="a")}
+    late["annotation"][Segment(700, 760)] = "x"
+    late["annotated"] = Timeline([Segment(600, 1200)])
+    entry = training_entry(late, "both")
+    assert entry["turns"] == [[700, 760, "x of a"]] and entry["annotated"] == [[600, 1200]]
+
+
 def test_names_of_one_file_alone():
     here, there = (
         training_entry(file(uri, turns="x y", scope="file"), "references") for uri in ("a", "b")
