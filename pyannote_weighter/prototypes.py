@@ -128,8 +128,8 @@ def shared_prototypes(
     threshold = _by_chance(slots, weights, likes, vectors, number_of > 1, generator)
     threshold = max(threshold, least)
     # a file with fewer slots than likes has none for some of these
-    who = [speakers[columns] for speakers, (_, columns) in zip(likes, chosen, strict=True)]
-    times = torch.bincount(torch.cat(who), minlength=num_speakers)
+    placed = [speakers[columns] for speakers, (_, columns) in zip(likes, chosen, strict=True)]
+    times = torch.bincount(torch.cat(placed), minlength=num_speakers)
     given, confirmed = [], []
     for file_slots, speakers, (some, columns) in zip(slots, likes, chosen, strict=True):
         given.append(torch.full((len(speakers),), -1))
