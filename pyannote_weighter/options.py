@@ -23,6 +23,11 @@ def _is_above_zero(value: Any) -> bool:
 COUNT: Rule = "a whole number of at least 1", lambda value: is_whole(value) and value >= 1
 COUNT_OR_NONE: Rule = "None, or a whole number of at least 1", lambda v: v is None or COUNT[1](v)
 ABOVE_ZERO: Rule = "a number above 0", _is_above_zero
+AT_LEAST_ZERO: Rule = (
+    "a number of at least 0",
+    lambda value: not isinstance(value, bool) and 0 <= value < math.inf,
+)
+SHARE: Rule = "a number from 0 to 1", lambda value: not isinstance(value, bool) and 0 <= value <= 1
 SWITCH: Rule = "True or False", lambda value: isinstance(value, bool | np.bool_)
 
 

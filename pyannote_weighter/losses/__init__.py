@@ -42,6 +42,7 @@ from pyannote_weighter.losses.recording import (
     PseudoLabels,
     any_slot,
     like_matrix,
+    log_any_slot,
     recording_kl,
     with_unknown,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "get_criterion",
     "hill",
     "like_matrix",
+    "log_any_slot",
     "nnpu",
     "recording_kl",
     "smoothed_bce",

@@ -16,6 +16,7 @@ from pyannote_weighter.losses.recording import (
     PseudoLabels,
     any_slot,
     like_matrix,
+    log_any_slot,
     recording_kl,
     with_unknown,
 )
@@ -174,10 +175,11 @@ class RecordingCriterion(nn.Module):
         self.epoch.fill_(epoch)
         seen = self.claims.isfinite()  # files of which nothing was seen are not labelled
         self.labels.update(self.claims.nan_to_num(), (self.tagged | ~seen).float(), epoch=epoch)
+        self.claims.fill_(torch.nan)
 
     @torch.no_grad()
     def observe(self, claims: Tensor, likes: Sequence[Tensor | None], files: list) -> None:
-        """Keep what files claim, for `set_epoch`.
+        """Keep what files claim in an epoch, in any of their crops, for `set_epoch`.
 
         Parameters
         ----------
@@ -186,8 +188,9 @@ class RecordingCriterion(nn.Module):
         files : list of list of int
         """
         if self.loss == "pseudo_labels":
-            known = [index for index, liked in enumerate(likes) if liked is not None]
-            self.claims[[files[index][0] for index in known]] = claims[known].to(self.claims)
+            for claim, liked, (file, *_) in zip(claims.to(self.claims), likes, files, strict=True):
+                if liked is not None:
+                    self.claims[file] = torch.fmax(self.claims[file], claim)
 
     def forward(
         self,
@@ -209,16 +212,19 @@ class RecordingCriterion(nn.Module):
         """
         known = [index for index, liked in enumerate(likes) if liked is not None]
         if not known:
-            return RecordingLoss(0.0 * confidence.sum())
+            return RecordingLoss(0.0 * (confidence.sum() + log_posteriors.sum()))
         confidence, log_posteriors = confidence[known], log_posteriors[known]
         likes = [likes[index] for index in known]
         num_slots, num_speakers = log_posteriors.shape[1:]
         if self.loss == "recording_kl":
-            untagged = [max(0, num_slots - len(torch.unique(x))) for x in likes]
+            untagged = [max(0, num_slots - len(torch.unique(x[x >= 0]))) for x in likes]
             untagged = torch.tensor(untagged, device=confidence.device)
             loss = recording_kl(with_unknown(confidence, log_posteriors), likes, untagged)
             return RecordingLoss(loss.mean())
+        if self.labels is None:
+            raise ValueError(f"loss {self.loss!r} keeps labels of files: call prepare first")
         y_hat = any_slot(confidence, log_posteriors)
         y = like_matrix(likes, num_speakers).to(y_hat)
         index = torch.tensor([files[k][0] for k in known], device=y_hat.device)
-        return RecordingLoss(num_speakers * self.labels(y_hat, y, index))
+        log_y_hat = log_any_slot(confidence, log_posteriors)
+        return RecordingLoss(num_speakers * self.labels(y_hat, y, index, log_y_hat))

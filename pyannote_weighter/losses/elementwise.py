@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from pyannote_weighter.matching import EPSILON
+from pyannote_weighter.options import AT_LEAST_ZERO, SHARE, Rule, check_options
 from pyannote_weighter.weighting import full_precision
 
 
@@ -330,6 +331,11 @@ def _focal_margin(y_hat: Tensor, log_y_hat: Tensor, margin: float, gamma: float)
     return -_power(odds_against / total, gamma) * (log_y_hat - torch.log(total))
 
 
+def _or_none(rule: Rule) -> Rule:
+    words, test = rule
+    return f"None, or {words}", lambda value: value is None or test(value)
+
+
 class ElementwiseLoss(nn.Module):
     """A loss element by element, then reduced.
 
@@ -346,6 +352,7 @@ class ElementwiseLoss(nn.Module):
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    allowed: ClassVar[dict[str, Rule]] = {}
 
     def __init__(self, reduction: Literal["mean", "sum", "none"] = "mean", **options):
         super().__init__()
@@ -369,8 +376,9 @@ class ElementwiseLoss(nn.Module):
                     f"config {{name: {name.lower()}, {option}: ...}}"
                 )
         try:
+            check_options(self.allowed, **{k: v for k, v in options.items() if k in self.allowed})
             value = type(self).function(torch.full((1, 2), 0.5), torch.eye(2)[:1], **options)
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{name} with {options}: {error}") from error
         if not value.isfinite().all():
             raise ValueError(f"{name} with {options}: no finite loss")
@@ -412,30 +420,39 @@ class SmoothedBCE(ElementwiseLoss):
     """`smoothed_bce` as a module."""
 
     function = staticmethod(smoothed_bce)
+    allowed: ClassVar = {"negatives": SHARE, "positives": SHARE}
 
 
 class WeakNegatives(ElementwiseLoss):
     """`weak_negatives` as a module."""
 
     function = staticmethod(weak_negatives)
+    allowed: ClassVar = {"weight": _or_none(AT_LEAST_ZERO)}
 
 
 class Focal(ElementwiseLoss):
     """`focal` as a module."""
 
     function = staticmethod(focal)
+    allowed: ClassVar = {"gamma": AT_LEAST_ZERO, "alpha": _or_none(SHARE)}
 
 
 class Asymmetric(ElementwiseLoss):
     """`asymmetric` as a module."""
 
     function = staticmethod(asymmetric)
+    allowed: ClassVar = {
+        "gamma_positive": AT_LEAST_ZERO,
+        "gamma_negative": AT_LEAST_ZERO,
+        "shift": SHARE,
+    }
 
 
 class Hill(ElementwiseLoss):
     """`hill` as a module."""
 
     function = staticmethod(hill)
+    allowed: ClassVar = {"gamma": AT_LEAST_ZERO, "margin": AT_LEAST_ZERO, "offset": AT_LEAST_ZERO}
 
 
 class SPLC(ElementwiseLoss):
@@ -454,6 +471,7 @@ class SPLC(ElementwiseLoss):
     """
 
     function = staticmethod(splc)
+    allowed: ClassVar = {"gamma": AT_LEAST_ZERO, "margin": AT_LEAST_ZERO, "threshold": SHARE}
 
     def __init__(
         self,
@@ -463,7 +481,7 @@ class SPLC(ElementwiseLoss):
         **options,
     ):
         super().__init__(reduction, **options)
-        if not isinstance(start, Real):
+        if not isinstance(start, Real) or math.isnan(start):
             raise ValueError(f"start is {start!r}: give the first epoch with correction")
         self.start = start
         self.epoch = 0
@@ -486,12 +504,14 @@ class EntropyMaximization(ElementwiseLoss):
     """`entropy_maximization` as a module."""
 
     function = staticmethod(entropy_maximization)
+    allowed: ClassVar = {"alpha": AT_LEAST_ZERO}
 
 
 class NNPU(ElementwiseLoss):
     """`nnpu` as a module; reduce it by "mean"."""
 
     function = staticmethod(nnpu)
+    allowed: ClassVar = {"beta": AT_LEAST_ZERO, "gamma": SHARE}
 
 
 LOSSES: dict[str, type[ElementwiseLoss]] = {

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from pyannote_weighter.losses.elementwise import bce, entropy_maximization
 from pyannote_weighter.matching import EPSILON, distinct_likes
+from pyannote_weighter.options import AT_LEAST_ZERO, SHARE, check_options, is_whole
 from pyannote_weighter.weighting import full_precision
+
+RARE = 1e-4  # below, probabilities add up
 
 
 def any_slot(confidence: Tensor, log_posteriors: Tensor) -> Tensor:
@@ -31,6 +34,27 @@ def any_slot(confidence: Tensor, log_posteriors: Tensor) -> Tensor:
     y_hat = full_precision(confidence).unsqueeze(-1) * full_precision(log_posteriors).exp()
     # a hair below 1 has a logarithm
     return -torch.expm1(torch.log1p(-(1 - 1e-7) * y_hat.clamp(max=1)).sum(1))
+
+
+def log_any_slot(confidence: Tensor, log_posteriors: Tensor) -> Tensor:
+    """Logarithm of `any_slot`, with a gradient however small the posteriors are.
+
+    It draws slots to a like; the logarithm of what `any_slot` returns, plus 1e-8, has none there.
+
+    Parameters
+    ----------
+    confidence : (batch, slot) torch.Tensor
+    log_posteriors : (batch, slot, speaker) torch.Tensor
+
+    Returns
+    -------
+    log_y_hat : (batch, speaker) torch.Tensor
+    """
+    known = any_slot(confidence, log_posteriors)
+    confidence = full_precision(confidence).unsqueeze(-1)
+    total = (torch.log(confidence + EPSILON) + full_precision(log_posteriors)).logsumexp(1)
+    # of small probabilities, any of them has the probability of their sum
+    return torch.where(known < RARE, total, known.clamp(min=RARE).log())
 
 
 def like_matrix(likes: Sequence[Tensor], num_speakers: int) -> Tensor:
@@ -136,6 +160,11 @@ class ROLE(nn.Module):
         Of the regulariser R.
     generator : torch.Generator, optional
         For the initial table.
+
+    Raises
+    ------
+    ValueError
+        Where `expected` or `weight` is negative.
     """
 
     def __init__(
@@ -147,6 +176,8 @@ class ROLE(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
+        rules = {"expected": AT_LEAST_ZERO, "weight": AT_LEAST_ZERO}
+        check_options(rules, expected=expected, weight=weight)
         self.expected = expected
         self.weight = weight
         noise = 2 * torch.rand(len(likes), num_speakers, generator=generator) - 1
@@ -157,7 +188,9 @@ class ROLE(nn.Module):
         """(batch, speaker) estimated labels of files, in [0, 1]."""
         return torch.sigmoid(self.table[files])
 
-    def forward(self, y_hat: Tensor, y: Tensor, files: Tensor) -> Tensor:
+    def forward(
+        self, y_hat: Tensor, y: Tensor, files: Tensor, log_y_hat: Tensor | None = None
+    ) -> Tensor:
         """Scalar loss.
 
         Parameters
@@ -166,10 +199,12 @@ class ROLE(nn.Module):
             Claims and likes, see `any_slot` and `like_matrix`.
         files : (batch,) torch.Tensor
             int64, indices of the files.
+        log_y_hat : (batch, speaker) torch.Tensor, optional
+            See `log_any_slot`.
         """
         model, labels = full_precision(y_hat), self.labels(files)
         log_labels = nn.functional.logsigmoid(self.table[files])
-        given_labels = self._one_way(model, None, labels.detach(), y)
+        given_labels = self._one_way(model, log_y_hat, labels.detach(), y)
         given_model = self._one_way(labels, log_labels, model.detach(), y)
         return (given_labels + given_model) / 2
 
@@ -184,9 +219,11 @@ class PseudoLabels(nn.Module):
 
     `entropy_maximization`, but for what has a pseudo-label g: beta BCE(y_hat, g). After a warm-up
     and at the end of every epoch, `update` takes, of each speaker, the files without like
-    or pseudo-label that claim least, and makes their claim their label: `share` of all untagged
-    files in the last epoch, in equal steps. Asymmetric: negatives are taken by the many, positives
-    never. Zhou et al. (2022), as in `entropy_maximization`, and the authors' code.
+    or pseudo-label that claim least, and makes their claim their label: in the last epoch `share`
+    of all untagged files have one, in steps that are equal but for remainders. (The authors' code
+    rounds each step down, which leaves few files without any label.) Asymmetric: negatives are
+    taken by the many, positives never. Zhou et al. (2022), as in `entropy_maximization`, and the
+    authors' code.
 
     The labels are a buffer, dense, files times speakers; NaN is none.
 
@@ -203,7 +240,8 @@ class PseudoLabels(nn.Module):
     Raises
     ------
     ValueError
-        Where the warm-up is as long as the training, or `share` is not in [0, 1].
+        Where the warm-up is as long as the training, `share` is not in [0, 1], or a weight is
+        negative.
     """
 
     labels: Tensor
@@ -219,15 +257,19 @@ class PseudoLabels(nn.Module):
         beta: float = 0.2,
     ):
         super().__init__()
-        if not 0 <= warm_up < num_epochs:
+        check_options(
+            {"warm_up": _EPOCHS, "share": SHARE, "alpha": AT_LEAST_ZERO, "beta": AT_LEAST_ZERO},
+            warm_up=warm_up, share=share, alpha=alpha, beta=beta,
+        )  # fmt: skip
+        if warm_up >= num_epochs:
             raise ValueError(f"warm_up is {warm_up}: choose fewer than the {num_epochs} epochs")
-        if not 0 <= share <= 1:
-            raise ValueError(f"share is {share}: choose from 0 to 1")
         self.num_epochs, self.warm_up = num_epochs, warm_up
         self.share, self.alpha, self.beta = share, alpha, beta
         self.register_buffer("labels", torch.full((num_files, num_speakers), torch.nan))
 
-    def forward(self, y_hat: Tensor, y: Tensor, files: Tensor) -> Tensor:
+    def forward(
+        self, y_hat: Tensor, y: Tensor, files: Tensor, log_y_hat: Tensor | None = None
+    ) -> Tensor:
         """Scalar loss, the mean over elements.
 
         Parameters
@@ -236,13 +278,14 @@ class PseudoLabels(nn.Module):
             Claims and likes, see `any_slot` and `like_matrix`.
         files : (batch,) torch.Tensor
             int64, indices of the files.
+        log_y_hat : (batch, speaker) torch.Tensor, optional
+            See `log_any_slot`.
         """
         labels = self.labels[files]
         labelled = labels.isfinite() & (y == 0)
-        pseudo = self.beta * bce(y_hat, labels.nan_to_num())
-        return torch.where(
-            labelled, pseudo, entropy_maximization(y_hat, y, alpha=self.alpha)
-        ).mean()
+        pseudo = self.beta * bce(y_hat, labels.nan_to_num(), log_y_hat=log_y_hat)
+        unknown = entropy_maximization(y_hat, y, alpha=self.alpha, log_y_hat=log_y_hat)
+        return torch.where(labelled, pseudo, unknown).mean()
 
     @torch.no_grad()
     def update(self, y_hat: Tensor, y: Tensor, epoch: int) -> None:
@@ -259,12 +302,17 @@ class PseudoLabels(nn.Module):
             return
         y_hat, untagged = y_hat.to(self.labels), y.to(self.labels.device) == 0
         # there are no claims before the first epoch, and those of the last one teach nothing
-        updates = max(1, self.num_epochs - max(1, self.warm_up))
-        number = self.share * untagged.sum(0) / updates
-        free = untagged & self.labels.isnan()
+        first = max(1, self.warm_up)
+        progress = min(1.0, (epoch - first + 1) / max(1, self.num_epochs - first))
+        labelled = untagged & self.labels.isfinite()
+        number = (self.share * progress * untagged.sum(0) + 1e-3).floor() - labelled.sum(0)
+        free = untagged & ~labelled
         rank = y_hat.masked_fill(~free, torch.inf).argsort(0).argsort(0)
-        chosen = free & (rank < number.floor())
+        chosen = free & (rank < number)
         self.labels.copy_(torch.where(chosen, y_hat, self.labels))
+
+
+_EPOCHS = "a whole number of at least 0", lambda value: is_whole(value) and value >= 0
 
 
 def _logit(probability: float) -> Tensor:

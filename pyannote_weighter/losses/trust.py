@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyannote_weighter.matching import EPSILON
+from pyannote_weighter.options import COUNT, check_options
 
 
 class TrustedLikes(nn.Module):
@@ -19,8 +20,8 @@ class TrustedLikes(nn.Module):
     al., "Co-teaching: robust training of deep neural networks with extremely noisy labels" (2018),
     with their schedule, here of one network. Costs are averaged over epochs (of a file that is
     longer than a crop, over its crops with the like), the last one weighs half, and compared with
-    the median of all likes of the same speaker: rare and difficult voices cost more without being
-    wrong.
+    the median of all likes of the same speaker (the lower one of two): rare and difficult voices
+    cost more without being wrong.
 
     A like that is left out is as if the file were not tagged with it. Its cost is still observed,
     and it comes back when others cost more. Likes that are not confirmed from the beginning stay
@@ -43,7 +44,7 @@ class TrustedLikes(nn.Module):
     Raises
     ------
     ValueError
-        Where `wrong` is not in [0, 0.5).
+        Where `wrong` is not in [0, 0.5), or `ramp` is less than 1.
     """
 
     keys: Tensor
@@ -63,6 +64,7 @@ class TrustedLikes(nn.Module):
         super().__init__()
         if not 0 <= wrong < 0.5:
             raise ValueError(f"the share of wrong likes is {wrong}: choose from 0 to under 0.5")
+        check_options({"ramp": COUNT}, ramp=ramp)
         self.num_speakers, self.wrong, self.warm_up, self.ramp = num_speakers, wrong, warm_up, ramp
         keys = [
             number * num_speakers + torch.unique(speakers.long())

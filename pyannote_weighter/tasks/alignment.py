@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyannote_weighter.matching import EPSILON, assign
+from pyannote_weighter.weighting import full_precision
 
 
 @torch.no_grad()
@@ -122,13 +123,16 @@ def alignment_loss(
         posteriors = posteriors * single[index][:, None]
         if posteriors[:, :-1].sum() < 0.01 * posteriors.sum() + EPSILON:
             continue
-        shared = rounds[-1][index].detach().T @ posteriors  # (N, L + 1)
+        weightings = full_precision(torch.stack([w[index] for w in rounds]))  # (rounds, S, N)
+        with torch.autocast(windows.device.type, enabled=False):
+            shared = weightings[-1].detach().T @ full_precision(posteriors)  # (N, L + 1)
         groups, spare = owners(shared[:, :-1])  # (N, L), (N,)
         other = spare * (shared.argmax(dim=1) == len(speakers))  # (N,)
         groups = torch.cat([groups * (1 - other)[:, None], other[:, None]], dim=1)
         if not other.any():  # windows of somebody else cannot be anywhere
             posteriors[:, -1] = 0.0
-        logs = torch.stack([(w[index] @ groups + 1e-4).log() for w in rounds])
+        with torch.autocast(windows.device.type, enabled=False):  # gradients of logs are large
+            logs = torch.stack([(w @ groups + 1e-4).log() for w in weightings])
         losses = losses - (posteriors * logs).sum(dim=(1, 2)) / posteriors.sum()  # (rounds,)
         num_files += 1
     return losses / max(1, num_files)

@@ -137,7 +137,8 @@ class FrameDiarizationErrorRate(Metric):
         reference : (T, K) bool tensor
         """
         active, reference = active.float(), reference.float().to(active.device)
-        overlap = active.T @ reference  # (N, K)
+        with torch.autocast(active.device.type, enabled=False):  # half precision cannot count
+            overlap = active.T @ reference  # (N, K)
         slots, speakers = assign(-overlap)
         correct = (active[:, slots] * reference[:, speakers]).sum(dim=-1)  # (T,)
         hypothesized, present = active.sum(dim=-1), reference.sum(dim=-1)

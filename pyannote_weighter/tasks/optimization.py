@@ -66,9 +66,10 @@ def optimize(
     total : int
         Steps of the whole training.
     learning_rate, classifier_learning_rate : float
-        Highest rates.
+        Before `warm_up_and_decay`, which all rates have in common.
     encoder_learning_rate : float, optional
-        Of the encoder, its activity head left out. Defaults to that of the rest.
+        Of the encoder, its activity head left out. Defaults to that of the rest. Whoever starts in
+        the middle starts at about half of it, as the rates have decayed until then.
     encoder_start : float, optional
         Share of the steps before which the encoder stands still.
     """

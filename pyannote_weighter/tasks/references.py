@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyannote_weighter.tasks.alignment import owners
+from pyannote_weighter.weighting import full_precision
 
 EPSILON = 1e-4
 """Added inside the logarithm of weightings, as in `alignment`."""
@@ -82,14 +83,15 @@ def reference_loss(
             continue
         y, known = to_steps(reference, annotated[index], step)
         y, known = y.to(losses.device), known.to(losses.device)  # (S, K), (S,)
-        x = torch.stack([w[index, : len(y)] for w in rounds])  # (rounds, S, N)
+        x = full_precision(torch.stack([w[index, : len(y)] for w in rounds]))  # (rounds, S, N)
         divergence = x.sum(dim=-1) - y.sum(dim=-1)  # (rounds, S)
         if y.shape[1]:
-            shared = x[-1].detach().T @ (y * known[:, None])  # (N, K)
-            groups, spare = owners(shared)
-            claimed = x @ groups  # (rounds, S, K)
+            with torch.autocast(x.device.type, enabled=False):  # gradients of logs are large
+                shared = x[-1].detach().T @ (y * known[:, None])  # (N, K)
+                groups, spare = owners(shared)
+                claimed, unclaimed = x @ groups, x @ spare  # (rounds, S, K), (rounds, S)
             entropy = torch.xlogy(y, y) - y * (claimed + EPSILON).log()
-            divergence = divergence + entropy.sum(dim=-1) + x @ spare
+            divergence = divergence + entropy.sum(dim=-1) + unclaimed
         losses = losses + (divergence * known).sum(dim=1) / known.sum()
         num_files += 1
     return losses / max(1, num_files)

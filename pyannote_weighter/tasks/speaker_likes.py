@@ -255,6 +255,11 @@ class SpeakerLikes(Validation, Task):
         training, entries = self.list_training(self.model)
         trainer = self.model._trainer
         fitting = trainer is not None and trainer.state.fn == "fit"
+        if fitting and trainer.max_epochs == trainer.max_steps == -1:
+            raise ValueError(
+                "the learning rate decays over the whole training, whose length is not known: "
+                "give max_epochs or max_steps, beside max_time"
+            )
         if fitting and any(entry["likes"] for entry in entries):
             self.objective.check_epochs(trainer.max_epochs)
         development = list(self.protocol.development()) if self.has_validation else []

@@ -32,11 +32,13 @@ def training_entry(file, supervision: str = "likes") -> dict:
     Raises
     ------
     ValueError
-        If "num_speakers" is no whole number of at least 0.
+        If "num_speakers" is no whole number of at least 0, or likes are one text.
     """
     entry = {"uri": file["uri"], "likes": None, "turns": None, "annotated": None}
     entry["num_speakers"] = _num_speakers(file)
     if supervision != "references" and file.get("likes") is not None:
+        if isinstance(file["likes"], str):
+            raise ValueError(f"{file['uri']}: likes are the text {file['likes']!r}: give a list")
         entry["likes"] = sorted(set(file["likes"]))
     if supervision == "likes":
         return entry
@@ -53,11 +55,15 @@ def training_entry(file, supervision: str = "likes") -> dict:
 
 def _num_speakers(file) -> int | None:
     value = file.get("num_speakers")
-    if value is None or value != value:  # NaN: an empty cell of a table
+    try:
+        empty = value is None or bool(value != value)  # an empty cell of a table is NaN, or
+    except TypeError:  # pandas.NA, which is neither equal nor unequal
+        empty = True
+    if empty:
         return None
     try:
         number = int(value)
-        if number == float(value) and number >= 0:
+        if not isinstance(value, bool) and number == float(value) and number >= 0:
             return number
     except (TypeError, ValueError, OverflowError):
         pass

@@ -14,6 +14,7 @@ from pyannote_weighter.losses import (
     bce,
     entropy_maximization,
     like_matrix,
+    log_any_slot,
     recording_kl,
     with_unknown,
 )
@@ -51,6 +52,33 @@ def test_any_slot_at_the_ends():
         torch.testing.assert_close(y_hat, torch.tensor([[value, 0.0]]), atol=1e-6, rtol=0)
         bce(y_hat, torch.ones(1, 2)).sum().backward()
         assert confidence.grad.isfinite().all() or dtype == torch.float16
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_log_any_slot(seed, num_slots):
+    confidence, log_posteriors = batch(2, num_slots, 4, seed)
+    log_posteriors = log_posteriors - 4 * torch.rand(2, num_slots, 4)  # rare ones, too
+    y_hat = any_slot(confidence, log_posteriors)
+    torch.testing.assert_close(
+        log_any_slot(confidence, log_posteriors), y_hat.log(), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("logit", [0.0, -5.0, -20.0, -80.0])
+def test_likes_draw_slots_however_small_posteriors_are(logit):
+    logits = torch.tensor([[[logit, 0.0], [logit, 0.0]]], requires_grad=True)
+    y_hat = log_any_slot(torch.full((1, 2), 0.9), logits.log_softmax(-1))
+    (-y_hat[0, 0]).backward()
+    assert logits.grad[0, :, 0].sum().item() < -0.3
+    for loss in (ROLE([torch.tensor([0])], 2, 1.0), PseudoLabels(1, 2, 2, 0)):
+        logits.grad = None
+        log_p = logits.log_softmax(-1)
+        claims = torch.full((1, 2), 0.9), log_p
+        y, files = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+        loss(any_slot(*claims), y, files, log_any_slot(*claims)).backward()
+        assert logits.grad[0, :, 0].sum().item() < -0.1
+        assert logits.grad.isfinite().all()
 
 
 def test_like_matrix():
@@ -227,7 +255,8 @@ def test_pseudo_labels():
         assert torch.equal(loss.labels[labelled, speaker], y_hat[labelled, speaker])
     first = loss.labels.clone()
     loss.update(y_hat + 1e-3, y, epoch=3)
-    assert loss.labels.isfinite().sum() == 8  # others, although the first are still the least
+    # others, although the first are still the least: 0.5 * 16 / 2 and 0.5 * 20 / 2 in all
+    assert loss.labels.isfinite().sum(0).tolist() == [4, 5]
     assert torch.equal(loss.labels[first.isfinite()], first[first.isfinite()])
 
     claims = torch.rand(20, 2, requires_grad=True)
@@ -248,13 +277,25 @@ def test_pseudo_labels():
     assert "labels" in loss.state_dict()  # survives a checkpoint
     with pytest.raises(ValueError, match="fewer than the 6 epochs"):
         PseudoLabels(20, 2, num_epochs=6, warm_up=6)
-    with pytest.raises(ValueError, match="share is 1.5: choose from 0 to 1"):
+    with pytest.raises(ValueError, match="share is 1.5: choose a number from 0 to 1"):
         PseudoLabels(20, 2, num_epochs=6, warm_up=2, share=1.5)
 
 
 @pytest.mark.parametrize("warm_up", range(5))
-def test_pseudo_labels_are_all_there_in_the_last_epoch(warm_up):
-    loss = PseudoLabels(400, 1, num_epochs=5, warm_up=warm_up, share=0.9)
+@pytest.mark.parametrize("num_files", [400, 10])
+def test_pseudo_labels_are_all_there_in_the_last_epoch(warm_up, num_files):
+    loss = PseudoLabels(num_files, 1, num_epochs=5, warm_up=warm_up, share=0.9)
     for epoch in range(1, 5):  # the last one is the fifth
-        loss.update(torch.rand(400, 1), torch.zeros(400, 1), epoch)
+        loss.update(torch.rand(num_files, 1), torch.zeros(num_files, 1), epoch)
     assert loss.labels.isfinite().float().mean().item() == pytest.approx(0.9)
+
+
+def test_pseudo_labels_of_a_training_that_is_made_longer():
+    loss = PseudoLabels(10, 1, num_epochs=3, warm_up=1, share=0.9)
+    for epoch in (1, 2):
+        loss.update(torch.rand(10, 1), torch.zeros(10, 1), epoch)
+    longer = PseudoLabels(10, 1, num_epochs=6, warm_up=1, share=0.9)
+    longer.load_state_dict(loss.state_dict())
+    for epoch in (3, 4, 5):
+        longer.update(torch.rand(10, 1), torch.zeros(10, 1), epoch)
+    assert longer.labels.isfinite().sum() == 9

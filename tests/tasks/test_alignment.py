@@ -263,3 +263,22 @@ def test_padding_changes_nothing(prototypes):
             single,
         )
         assert padded == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_mixed_precision(prototypes, dtype):
+    """As large as the scale of a loss in half precision makes them."""
+    windows, truth = planted(prototypes, [0, 2])
+    scores = (12 * F.one_hot((truth == 2).long(), 2).float()).requires_grad_()
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            losses = alignment_loss(
+                [scores.softmax(-1)[None]],
+                windows[None],
+                torch.ones(1, 40),
+                prototypes,
+                [torch.tensor([0, 2])],
+            )
+        gradients.append(torch.autograd.grad(655360 * losses.sum(), scores)[0])
+    torch.testing.assert_close(*gradients, rtol=0.05, atol=0.01 * gradients[0].abs().max().item())

@@ -219,3 +219,17 @@ def test_likes_that_cannot_judge_are_told(seed):
         values.add(round(metric.compute().item(), 4))
     chosen, _ = choose_metric([{"likes": names, "turns": None} for names in likes])
     assert (chosen is not None) == (len(values) > 1)
+
+
+def test_frames_are_counted_in_mixed_precision():
+    active = torch.zeros(6013, 2, dtype=torch.bool)
+    active[:3004, 0] = active[3004:, 1] = True
+    reference = active[:, [1, 0]].clone()
+    metric = FrameDiarizationErrorRate()
+    with torch.autocast("cpu", torch.bfloat16):
+        metric.update(active, reference)
+        assert metric.compute() == 0
+        both = torch.ones(6013, 1, dtype=torch.bool)
+        metric.reset()
+        metric.update(both, active)
+    assert metric.confusion == 3004  # the other one speaks for longer

@@ -261,10 +261,10 @@ def test_nothing_of_one_training_is_in_the_next():
         ({"loss": {"name": ["wbce"]}}, r"unknown loss \['wbce'\]: choose one of wbce"),
         ({"loss": {"name": "nnpu", "prior": 2}}, "loss 'nnpu': .*prior is 2: give the share"),
         ({"loss": {"name": "nnpu", "prior": 0.1, "surrogate": "x"}}, "unknown surrogate 'x'"),
-        ({"loss": {"name": "pseudo_labels", "warm_up": -1}}, "warm_up is -1: choose fewer"),
+        ({"loss": {"name": "pseudo_labels", "warm_up": -1}}, "warm_up is -1: choose a whole"),
         ({"loss": {"name": "pseudo_labels", "share": "0.9"}}, "loss 'pseudo_labels': "),
         ({"loss": {"name": "role", "weight": "1"}}, "loss 'role': "),
-        ({"loss": {"name": "role", "expected": float("nan")}}, "loss 'role': no finite loss"),
+        ({"loss": {"name": "role", "expected": float("nan")}}, "loss 'role': expected is nan"),
     ],
 )
 def test_refused_before_any_work(options, message):
@@ -299,3 +299,33 @@ def test_likes_teach_where_a_reference_says_nothing():
     assert unknown["alignment"] > 0 == told["alignment"] < told["references"]
     beyond = losses([[0, 1, "a"]], [[0, 60]], start=100_000)
     assert beyond["alignment"] == unknown["alignment"] and beyond["references"] == 0
+
+
+def test_pseudo_labels_go_by_all_crops_of_a_file():
+    criterion = LikesObjective("pseudo_labels").criterion
+    criterion.prepare([torch.tensor([0]), None], 3, num_epochs=3)
+    likes = [torch.tensor([0]), torch.tensor([0]), None]
+    claims = torch.tensor([[0.5, 0.9, 0.1], [0.6, 0.2, 0.3], [1.0, 1.0, 1.0]])
+    criterion.observe(claims, likes, [[0], [0], [1]])
+    assert criterion.claims[0].tolist() == pytest.approx([0.6, 0.9, 0.3])
+    assert criterion.claims[1].isnan().all()
+    criterion.set_epoch(1)
+    assert criterion.claims.isnan().all()  # of the next epoch
+
+
+def test_padding_of_likes_names_nobody():
+    confidence, log_p = Toy()()
+    for loss in RECORDING:
+        criterion = LikesObjective(loss).criterion
+        criterion.prepare([torch.tensor([1])], SPEAKERS, num_epochs=3)
+        values = [
+            criterion(confidence[:1], log_p[:1], [torch.tensor(liked)], [[0]]).loss.item()
+            for liked in ([1], [1, -1])
+        ]
+        assert values[0] == values[1], loss
+
+
+def test_labels_of_files_are_prepared():
+    for loss in ("role", "pseudo_labels"):
+        with pytest.raises(ValueError, match=f"'{loss}' keeps labels of files: call prepare"):
+            LikesObjective(loss).criterion(*Toy()(), Toy().likes, [[0]] * FILES)

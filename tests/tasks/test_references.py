@@ -179,3 +179,15 @@ def test_gradient_empties_the_weakest_slots():
         optimizer.step()
     share = scores.softmax(dim=-1).mean(dim=1)[0]
     assert share[:2].min() > 0.2 and share[2:].max() < 0.05
+
+
+def test_gradients_of_mixed_precision():
+    reference = talk(0, 1)
+    scores = (12 * torch.eye(2)[[1] * 10 + [0] * 10]).requires_grad_()
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.float16, enabled=enabled):
+            weightings = [scores.softmax(-1)[None]]
+            loss = reference_loss(weightings, [reference], [torch.ones(20).bool()], step=1)
+        gradients.append(torch.autograd.grad(655360 * loss.sum(), scores)[0])
+    torch.testing.assert_close(*gradients)

@@ -293,6 +293,7 @@ def test_losses_of_recordings_without_likes(tones, task, fit, loss):
 def test_labels_need_to_know_the_epochs(task, fit):
     for loss, options, told in (
         ("pseudo_labels", {"max_epochs": None, "max_steps": 2}, "give max_epochs"),
+        ("wbce", {"max_epochs": -1, "max_time": "00:00:01:00"}, "give max_epochs or max_steps"),
         ({"name": "pseudo_labels", "warm_up": 5}, {}, "warm_up is 5: choose fewer than the 2"),
     ):
         refusing = task(loss=loss)

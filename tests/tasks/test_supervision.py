@@ -3,6 +3,7 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database import registry
@@ -77,13 +78,14 @@ def test_names_of_one_file_alone():
 
 
 @pytest.mark.parametrize(
-    "given, number", [(3, 3), (0, 0), ("3", 3), (3.0, 3), (None, None), (math.nan, None)]
+    "given, number",
+    [(3, 3), (0, 0), ("3", 3), (3.0, 3), (None, None), (math.nan, None), (pd.NA, None)],
 )
 def test_number_of_speakers(given, number):
     assert training_entry(file("a", num_speakers=given))["num_speakers"] == number
 
 
-@pytest.mark.parametrize("given", ["many", -1, 2.5, math.inf])
+@pytest.mark.parametrize("given", ["many", -1, 2.5, math.inf, True])
 def test_number_of_speakers_that_is_none(given):
     with pytest.raises(ValueError, match="^a: num_speakers is .*whole number"):
         training_entry(file("a", num_speakers=given))
@@ -117,6 +119,8 @@ def test_refused():
             training_files(NAME, [file("c"), file("d", num_speakers=2)], supervision, True)
     with pytest.raises(ValueError, match="has a reference"):
         training_files(NAME, liked, "references", counted=True)
+    with pytest.raises(ValueError, match="^e: likes are the text 'x': give a list"):
+        training_files(NAME, [file("e") | {"likes": "x"}], "likes", True)
     with pytest.raises(ValueError, match="scope: file"):
         training_files(NAME, [f | {"scope": "file"} for f in liked], "both", False)
     by_file = [file("c", turns="x", scope="file")]  # references need no names across files
