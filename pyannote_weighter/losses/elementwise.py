@@ -76,7 +76,8 @@ def smoothed_bce(
     L- = -(1 - negatives) ln(1 - y_hat) - negatives ln(y_hat), least at negatives.
 
     Cole et al. (2021), "assume negative with label smoothing", who smooth both alike; 0.1 is
-    the coefficient of their code. Zero on both sides is BCE.
+    the coefficient of their code. Zero on both sides is BCE. With hundreds of speakers each slot
+    is asked to be all of them by that: choose `negatives` well below one over their number.
     """
     y_hat, y, log_y_hat = _prepare(y_hat, y, log_y_hat)
     yes, no = -log_y_hat, -_log_complement(y_hat)
@@ -265,7 +266,8 @@ def nnpu(
     ----------
     y_hat, y : torch.Tensor
     prior : float
-        Share of positives among the elements of y = 0, in [0, 1).
+        Share of positives among the elements of y = 0, in [0, 1). Of slots and speakers about
+        the number of people in a file / (slots * training speakers), which is small.
     surrogate : {"sigmoid", "logistic"}
         l+ = 1 - y_hat, l- = y_hat: the sigmoid loss of the logits, as in the paper, which hardly
         moves a positive from near 0. Or l+ = -ln(y_hat), l- = -ln(1 - y_hat).

@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from pyannote_weighter.losses import SetCriterion, TrustedLikes, any_slot, get_criterion
+from pyannote_weighter.losses import NNPU, SetCriterion, TrustedLikes, any_slot, get_criterion
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.encoders import Encoded
 from pyannote_weighter.tagging import TaggingRate
@@ -29,7 +29,7 @@ class LikesObjective(nn.Module):
     assignment : {"hungarian", "sinkhorn"}, optional
     lambda_ : float or "auto", optional
         "auto": the tagging rate that the epoch before tells, see `TaggingRate`. Losses over
-        recordings have no such price.
+        recordings have no such price, and "nnpu" needs 1, which 0.1, the default, is taken for.
     wrong_likes : float, optional
         See `TrustedLikes`.
 
@@ -56,6 +56,13 @@ class LikesObjective(nn.Module):
         first = FIRST_LAMBDA if lambda_ == "auto" else lambda_
         self.criterion = get_criterion(loss, first, assignment)
         priced = isinstance(self.criterion, SetCriterion)
+        if priced and isinstance(self.criterion.elementwise, NNPU):
+            if lambda_ == "auto":
+                raise ValueError(
+                    "loss 'nnpu' has a prior in place of a tagging rate: lambda_ is 1"
+                )
+            if lambda_ == FIRST_LAMBDA:  # the default; the risk has a bias but at 1
+                self.criterion.lambda_ = 1.0
         if not priced and lambda_ not in (FIRST_LAMBDA, 1.0):  # the default, and to weigh nothing
             raise ValueError(f"loss {self.criterion.loss!r} has no price: leave lambda_ out")
         self.wrong_likes = wrong_likes

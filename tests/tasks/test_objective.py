@@ -329,3 +329,11 @@ def test_labels_of_files_are_prepared():
     for loss in ("role", "pseudo_labels"):
         with pytest.raises(ValueError, match=f"'{loss}' keeps labels of files: call prepare"):
             LikesObjective(loss).criterion(*Toy()(), Toy().likes, [[0]] * FILES)
+
+
+def test_the_risk_of_nnpu_has_no_bias_by_default():
+    loss = {"name": "nnpu", "prior": 0.01}
+    assert LikesObjective(loss).criterion.lambda_ == 1.0
+    assert LikesObjective(loss, lambda_=0.5).criterion.lambda_ == 0.5
+    with pytest.raises(ValueError, match="nnpu' has a prior in place of a tagging rate"):
+        LikesObjective(loss, lambda_="auto")
