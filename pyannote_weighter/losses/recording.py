@@ -158,13 +158,16 @@ class ROLE(nn.Module):
         Mean number of speakers of a file, tagged or not (the k of the paper).
     weight : float
         Of the regulariser R.
+    start : float
+        Labels to begin with, of who is not liked; 0.4 to 0.6 is 0.5. Each file changes its labels
+        once in an epoch: with hundreds of speakers, and few epochs, `expected` / `num_speakers`.
     generator : torch.Generator, optional
         For the initial table.
 
     Raises
     ------
     ValueError
-        Where `expected` or `weight` is negative.
+        Where `expected` or `weight` is negative, or `start` is not between 0 and 1.
     """
 
     def __init__(
@@ -173,16 +176,18 @@ class ROLE(nn.Module):
         num_speakers: int,
         expected: float,
         weight: float = 1.0,
+        start: float = 0.5,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        rules = {"expected": AT_LEAST_ZERO, "weight": AT_LEAST_ZERO}
-        check_options(rules, expected=expected, weight=weight)
+        rules = {"expected": AT_LEAST_ZERO, "weight": AT_LEAST_ZERO, "start": _INSIDE}
+        check_options(rules, expected=expected, weight=weight, start=start)
         self.expected = expected
         self.weight = weight
         noise = 2 * torch.rand(len(likes), num_speakers, generator=generator) - 1
+        table = _logit(start) + _logit(0.6) * noise
         liked = like_matrix(likes, num_speakers) == 1
-        self.table = nn.Parameter(torch.where(liked, _logit(0.995), _logit(0.6) * noise))
+        self.table = nn.Parameter(torch.where(liked, _logit(0.995), table))
 
     def labels(self, files: Tensor) -> Tensor:
         """(batch, speaker) estimated labels of files, in [0, 1]."""
@@ -312,6 +317,7 @@ class PseudoLabels(nn.Module):
         self.labels.copy_(torch.where(chosen, y_hat, self.labels))
 
 
+_INSIDE = "a number between 0 and 1", lambda value: 0 < value < 1
 _EPOCHS = "a whole number of at least 0", lambda value: is_whole(value) and value >= 0
 
 

@@ -32,7 +32,7 @@ UNTRAINED = Run("untrained", epochs=0)
 LOSSES = {
     "wBCE": "wbce",
     "BCE": "bce",
-    "BCE, smoothed labels": {"name": "smoothed_bce", "negatives": 0.001},
+    "BCE, smoothed labels": {"name": "smoothed_bce", "negatives": 0.0003},
     "weak negatives": "weak_negatives",
     "focal": "focal",
     "asymmetric": "asymmetric",

@@ -171,6 +171,8 @@ def test_role():
     liked = like_matrix(likes, 4) == 1
     torch.testing.assert_close(labels[liked], torch.full((3,), 0.995))
     assert (labels[~liked] - 0.5).abs().max() <= 0.1 + 1e-6
+    rare = ROLE(likes, 4, expected=2.0, start=0.01).labels(torch.arange(3))
+    assert 0.006 < rare[~liked].min() and rare[~liked].max() < 0.015
 
     files = torch.tensor([2, 0])
     y = like_matrix([likes[2], likes[0]], 4)

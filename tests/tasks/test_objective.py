@@ -243,7 +243,7 @@ def test_nothing_of_one_training_is_in_the_next():
     [
         ({"loss": "cosine"}, "unknown loss 'cosine': choose one of wbce, bce"),
         ({"loss": {"name": "focal", "beta": 1}}, "unknown option 'beta'"),
-        ({"loss": {"name": "role", "share": 1}}, "no option share: it has expected, weight"),
+        ({"loss": {"name": "role", "share": 1}}, "no option share: it has expected, start, weight"),
         ({"loss": {"name": "softmax", "gamma": 1}}, "'softmax' has no option gamma"),
         ({"loss": "nnpu"}, "'nnpu': NNPU needs 'prior'"),
         ({"loss": "role", "assignment": "sinkhorn"}, "leave assignment out"),
@@ -263,6 +263,7 @@ def test_nothing_of_one_training_is_in_the_next():
         ({"loss": {"name": "nnpu", "prior": 0.1, "surrogate": "x"}}, "unknown surrogate 'x'"),
         ({"loss": {"name": "pseudo_labels", "warm_up": -1}}, "warm_up is -1: choose a whole"),
         ({"loss": {"name": "pseudo_labels", "share": "0.9"}}, "loss 'pseudo_labels': "),
+        ({"loss": {"name": "role", "start": 1}}, "start is 1: choose a number between 0 and 1"),
         ({"loss": {"name": "role", "weight": "1"}}, "loss 'role': "),
         ({"loss": {"name": "role", "expected": float("nan")}}, "loss 'role': expected is nan"),
     ],
