@@ -86,7 +86,7 @@ class TaggingRate(nn.Module):
         self.first = first
         self.register_buffer("tagged", torch.zeros(NUM_BINS, dtype=torch.long))
         self.register_buffer("untagged", torch.zeros(NUM_BINS, dtype=torch.long))
-        self.register_buffer("rate", torch.tensor(first))
+        self.register_buffer("rate", torch.tensor(float(first)))
         self.register_buffer("epoch", torch.tensor(0))
 
     def reset(self) -> None:

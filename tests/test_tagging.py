@@ -102,3 +102,7 @@ def test_epochs_start_again_and_survive_a_checkpoint():
     estimated = first.rate.item()
     first.set_epoch(1)  # once an epoch
     assert first.rate.item() == estimated
+
+
+def test_a_whole_number_to_begin_with():
+    assert TaggingRate(1).rate.is_floating_point()
