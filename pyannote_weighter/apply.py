@@ -102,9 +102,9 @@ def apply_to_files(
     Raises
     ------
     ValueError
-        For an unknown format, numbers of speakers that contradict each other, two files whose
-        results would have the same name, a name that is too long, results of another recording or
-        other JSON in their place, or likes of none of the files; nothing has been done then.
+        For an unknown format, two files whose results would have the same name, a name that is
+        too long, results of another recording or other JSON in their place, or likes of none of
+        the files; nothing has been done then.
     OSError
         If the folder cannot be written to: before anything is done, or after the file that found
         no room there any more.
@@ -113,7 +113,6 @@ def apply_to_files(
     files = [files] if isinstance(files, str | Path) else files
     files = list(dict.fromkeys(Path(file) for file in files))
     check_formats(formats)
-    check_bounds(options or {})
     check_names(files, into)
     likes = check_likes(files, likes)
     check_recordings(files, into, formats)

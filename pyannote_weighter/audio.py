@@ -3,12 +3,13 @@
 `soundfile` comes first: it brings its own decoders (wav, flac, ogg, opus, mp3), so samples are the
 same whether or not FFmpeg is installed. What it cannot read is handed to pyannote.audio, whose
 decoder (torchcodec) needs FFmpeg's shared libraries. Headers that are wrong about the length of a
-file are corrected (mp3) or told of (wav).
+file are corrected (mp3) or told of (wav), and so are files that were cut off.
 """
 
 import math
 import operator
 import os
+import re
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,9 @@ MAX_PHASES = 2000  # of torchaudio's resampling; 44100 and 11025 Hz take 441 and
 OGG_PAGE = 2**16  # bytes, at most
 NO_FILE = "File does not exist"  # libsndfile on mp3 files that it finds no frame in
 ENDLESS = 2**40  # samples: a header that claims as many does not know
+STREAMED = (2**31, 2**32)  # bytes, about: what wav files have for a size that was not known
+LOWEST_RATE = 100  # Hz: what is below is an error in a header, or no audio
+CUT_DATA = re.compile(r"(?:SSND|Data Size) *: (\d+) \(should be (\d+)\)")  # aiff, au
 
 
 def in_memory(file: AudioFile) -> dict:
@@ -57,8 +61,8 @@ def in_memory(file: AudioFile) -> dict:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file cannot be read, is empty, or has samples that are not finite, or if waveform,
-        sample rate or channel are none.
+        If the file cannot be read, is empty, or has samples that are not finite (or whose mean
+        over channels is not), or if audio, waveform, sample rate or channel are none.
     """
     if isinstance(file, str | Path | IOBase):
         file = {"audio": file}
@@ -70,7 +74,7 @@ def in_memory(file: AudioFile) -> dict:
     loaded = {key: file[key] for key in file}
 
     path = loaded.get("audio")
-    path = Path(path) if isinstance(path, str | Path) else None
+    path = Path(path) if isinstance(path, str | os.PathLike) else None
     name = str(path or loaded.get("uri") or "waveform")
 
     if "waveform" in loaded:
@@ -79,6 +83,10 @@ def in_memory(file: AudioFile) -> dict:
         waveform = _tensor(loaded["waveform"], name)
         sample_rate = _sample_rate(loaded["sample_rate"], name)
     elif "audio" in loaded:
+        if path is None and not hasattr(loaded["audio"], "read"):
+            raise ValueError(
+                f"{name}: audio is {loaded['audio']!r}: give a path or a binary file object"
+            )
         waveform, sample_rate = _read(loaded["audio"] if path is None else path)
     else:
         raise ValueError(
@@ -90,10 +98,9 @@ def in_memory(file: AudioFile) -> dict:
         channel = checked_channel(channel, waveform.shape[0], name)
         waveform = waveform[channel : channel + 1]
 
-    if waveform.shape[-1] == 0:
+    if waveform.numel() == 0:
         raise ValueError(f"{name}: no samples: remove the file or replace it")
-    if not torch.isfinite(waveform).all():
-        raise ValueError(f"{name}: some samples are NaN or infinite: repair or convert the file")
+    check_finite(waveform.mean(dim=0), name)
 
     loaded["waveform"], loaded["sample_rate"] = waveform, sample_rate
     if not loaded.get("uri"):
@@ -152,6 +159,12 @@ def checked_channel(channel, num_channels: int, name: str) -> int:
     return index
 
 
+def check_finite(mixed: Tensor, name: str) -> None:
+    """Refuse samples of a file, mixed down, of which some are NaN or infinite."""
+    if not torch.isfinite(mixed).all():
+        raise ValueError(f"{name}: some samples are NaN or infinite: repair or convert the file")
+
+
 def check_path(path: Path) -> None:
     """Refuse what is no file: ValueError for a folder, FileNotFoundError for nothing at all."""
     if path.is_dir():
@@ -177,20 +190,26 @@ def open_sound(source: Path | IOBase) -> soundfile.SoundFile:
     soundfile.LibsndfileError
         If soundfile does not know the format.
     ValueError
-        If only the first part of an mp3 file can be read.
+        If only the first part of an mp3 file can be read, or the sample rate is none of audio.
 
     Warns
     -----
     UserWarning
-        If only the first part of a wav file can be read, or an mp3 file ends too early.
+        If only the first part of a wav file can be read, or a file ends too early (mp3, wav, ogg,
+        aiff, au).
     """
     file = source
     if isinstance(source, Path) and os.name == "posix":
         file = os.fsencode(source)  # soundfile knows names in UTF-8 alone, but takes bytes
     sound = soundfile.SoundFile(file)
-    if isinstance(source, Path) and not source.is_file():
-        return sound  # a pipe: what has been read is gone
     try:
+        if sound.samplerate < LOWEST_RATE:
+            raise ValueError(
+                f"{source}: its header says {sound.samplerate} Hz, which is no sample rate of "
+                "audio: repair the header, or convert the file"
+            )
+        if isinstance(source, Path) and not source.is_file():
+            return sound  # a pipe: what has been read is gone
         if sound.subtype == "MPEG_LAYER_III":
             with _content(source) as content:
                 stream = corrected(content, str(source), sound)
@@ -199,6 +218,8 @@ def open_sound(source: Path | IOBase) -> soundfile.SoundFile:
                 sound = soundfile.SoundFile(stream)
         elif sound.format in ("WAV", "WAVEX") and isinstance(source, Path):
             _check_data_size(source, sound)
+        else:
+            _check_end(source, sound)
     except BaseException:
         sound.close()
         raise
@@ -260,25 +281,52 @@ def _is_joined(path: Path) -> bool:
     return bool(firsts) and last >= 0 and tail[last + 14 : last + 18] not in firsts
 
 
+def _check_end(source: Path | IOBase, sound: soundfile.SoundFile) -> None:
+    """Warn if a file ends too early, where libsndfile notes that."""
+    notes = sound.extra_info
+    if "lacks an end-of-stream bit" in notes:
+        warnings.warn(
+            f"{source}: the end of its ogg stream is missing: was it copied or downloaded to the "
+            "end? (Copies of live streams never have one.)",
+            stacklevel=2,
+        )
+    elif cut := CUT_DATA.search(notes):
+        _warn_of_cut(source, sound.frames / sound.samplerate, *map(int, cut.groups()))
+
+
+def _warn_of_cut(name: object, seconds: float, declared: int, held: int) -> None:
+    """Warn if a header tells of more bytes of samples than the file holds."""
+    expected = seconds * declared / max(1, held)
+    streamed = any(abs(declared - size) <= 2**16 for size in STREAMED)
+    if expected - seconds > TOLERANCE and not streamed:
+        warnings.warn(
+            f"{name}: its header says {expected:.1f} s, but the file holds {seconds:.1f} s: was "
+            "it copied or downloaded to the end?",
+            stacklevel=2,
+        )
+
+
 def _check_data_size(path: Path, sound: soundfile.SoundFile) -> None:
-    """Warn if a wav file goes on after the samples that its header tells of.
+    """Warn if a wav file goes on after the samples that its header tells of, or was cut off.
 
     Recorders write the header again and again, or at the end: if they crash, it is an old one.
     """
     position, end = 12, path.stat().st_size  # of a chunk, of the file
+    seconds = sound.frames / sound.samplerate
     rate, has_samples = 0, False  # bytes in a second
     with path.open("rb") as file:
         while position + 8 <= end:
             file.seek(position)
             name, length, start = struct.unpack("<4sI12s", file.read(20).ljust(20, b"\0"))
             if not (name.isascii() and name.decode().isprintable()) or position + length + 8 > end:
+                if name == b"data" and not has_samples:
+                    _warn_of_cut(path, seconds, length, end - position - 8)
                 break
             position += 8 + length + length % 2
             rate = int.from_bytes(start[8:], "little") if name == b"fmt " else rate
             has_samples |= name == b"data"
     if not has_samples or rate == 0:
         return
-    seconds = sound.frames / sound.samplerate
     rest = (end - position) / rate  # what is no chunk
     if rest > TOLERANCE:
         warnings.warn(
@@ -308,7 +356,8 @@ def _read(source: Path | IOBase) -> tuple[Tensor, int]:
 
 def _decode(sound: soundfile.SoundFile, source: Path | IOBase) -> Tensor:
     """All samples, (channel, time)."""
-    samples = sound.read(dtype="float32", always_2d=True)  # (time, channel)
+    # (time, channel); some formats cannot be asked for all that is left
+    samples = sound.read(sound.frames, dtype="float32", always_2d=True)
     if sound.frames - len(samples) > TOLERANCE * sound.samplerate:
         raise damaged(source, len(samples) / sound.samplerate)
     return torch.from_numpy(samples.T.copy())
@@ -330,8 +379,10 @@ def _read_with_pyannote(source: Path | IOBase, reason: str) -> tuple[Tensor, int
 
 def _tensor(waveform, name: str) -> Tensor:
     """(channel, time) float32 tensor; a (time,) waveform gets its channel."""
-    if isinstance(waveform, np.ndarray) and min(waveform.strides, default=0) < 0:
-        waveform = waveform.copy()  # it is reversed, which tensors cannot be
+    if isinstance(waveform, np.ndarray):  # tensors have one order of bytes, and are not reversed
+        waveform = waveform.astype(
+            waveform.dtype.newbyteorder("="), copy=min(waveform.strides, default=0) < 0
+        )
     try:
         waveform = torch.as_tensor(waveform)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -358,9 +409,9 @@ def _sample_rate(value, name: str) -> int:
         rate = float(value)
     except (TypeError, ValueError, OverflowError):
         rate = math.nan
-    if not (rate > 0 and rate.is_integer()):
+    if not (rate >= LOWEST_RATE and rate.is_integer()):
         raise ValueError(
-            f"{name}: sample_rate is {value!r}: give a whole number above 0, in Hz, that the "
-            "waveform was sampled at"
+            f"{name}: sample_rate is {value!r}: give a whole number of at least {LOWEST_RATE}, in "
+            "Hz, that the waveform was sampled at"
         )
     return int(rate)

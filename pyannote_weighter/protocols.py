@@ -3,22 +3,32 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from numbers import Number
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 import yaml
-from pyannote.database import FileFinder
+from pyannote.core import Annotation
+from pyannote.database import FileFinder, ProtocolFile
 from pyannote.database import registry as global_registry
 from pyannote.database.protocol.protocol import Protocol
 from pyannote.database.registry import Registry
 
+from pyannote_weighter.database import register
+
 _LOCK = RLock()
 LEVELS = ("databases", "tasks", "protocols", "subsets", "entries")  # below `Protocols`
 SUBSETS = ("train", "development", "test")
+PATHS = ("uri", "uris", "trial", "likes", "annotation", "annotated")  # entries that are no numbers
+NO_URIS = {
+    "": "the list has an empty line: remove it",
+    "\ufeff": "the list starts with a byte order mark: save it as UTF-8 without one",
+    "#": "the list has a comment, which is read as a uri: remove it",
+}  # first characters of lines that a .lst should not have
 
 
 def load_registry(path: str | Path, registry: Registry | None = None) -> Registry:
@@ -35,9 +45,14 @@ def load_registry(path: str | Path, registry: Registry | None = None) -> Registr
     FileNotFoundError
         If it, or one that it requires, does not exist.
     ValueError
-        If it is no YAML, or no definition of databases and protocols.
+        If it is no YAML, or no definition of databases and protocols, or if another package has a
+        task of the name SpeakerLikes.
     """
     path = Path(path)
+    try:
+        register()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such database.yml (--registry)")
     _check_definition(path, set())
@@ -90,20 +105,33 @@ def _check_mappings(value: Any, path: Path, keys: tuple) -> None:
             f"{path}: {'.'.join(map(str, keys))} is {value!r}: expected a mapping of "
             f"{LEVELS[len(keys) - 1]}"
         )
-    if len(keys) == len(LEVELS) and not isinstance(value.get("uri", ""), str):
-        raise ValueError(
-            f"{path}: {'.'.join(map(str, keys))}.uri is {value['uri']!r}: expected the path of a "
-            "list of uris (.lst)"
-        )
-    if len(keys) == len(LEVELS) or (len(keys) == 3 and keys[-1] == "Collection"):
+    if len(keys) == 3 and keys[-1] == "Collection":
         return
     for key, below in value.items():
-        if len(keys) < 4 or str(key).removesuffix("_trial") in SUBSETS:
+        if len(keys) == len(LEVELS):
+            _check_entry(below, path, (*keys, key))
+        elif len(keys) < 4 or str(key).removesuffix("_trial") in SUBSETS:
             _check_mappings(below, path, (*keys, key))
 
 
+def _check_entry(value: Any, path: Path, keys: tuple) -> None:
+    """Entries are paths, of those that pyannote knows nothing about numbers too.
+
+    Those of a meta-protocol are lists of the subsets of a protocol.
+    """
+    if keys[1] == "X":
+        expected = "a list of subsets, such as [train]"
+        right = isinstance(value, list) and all(isinstance(subset, str) for subset in value)
+    else:
+        expected = "the path of a " + ("list of uris (.lst)" if keys[-1] == "uri" else "file")
+        right = isinstance(value, str) and value != ""
+        right |= keys[-1] not in PATHS and isinstance(value, Number)
+    if not right:
+        raise ValueError(f"{path}: {'.'.join(map(str, keys))} is {value!r}: expected {expected}")
+
+
 def find_protocol(name: str, path: str | Path, registry: Registry, **options) -> Protocol:
-    """Find a protocol by name.
+    """Find a protocol by name; its references are checked when they are read.
 
     Parameters
     ----------
@@ -120,9 +148,34 @@ def find_protocol(name: str, path: str | Path, registry: Registry, **options) ->
         If there is none of this name.
     """
     try:
-        return registry.get_protocol(name, **options)
+        protocol = registry.get_protocol(name, **options)
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} defines no protocol {name!r}: {error}") from error
+    protocol.preprocess = partial(_preprocess, protocol, path)
+    return protocol
+
+
+def _preprocess(protocol: Protocol, path: str | Path, file: ProtocolFile | dict) -> ProtocolFile:
+    file = type(protocol).preprocess(protocol, file)
+    if "annotation" in file.lazy:
+        file.lazy["annotation"] = partial(_read_reference, file.lazy["annotation"], path)
+    return file
+
+
+def _read_reference(load: Callable, path: str | Path, file: ProtocolFile) -> Any:
+    reference = load(file)
+    _check_names(reference, f"{path}: {file['uri']}")
+    return reference
+
+
+def _check_names(reference: Any, file: str) -> None:
+    """Refuse names that pyannote has read as NaN: two people of such names become one."""
+    names = reference.labels() if isinstance(reference, Annotation) else ()
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{file}: the reference has a speaker whose name reads as a missing value (NA, None, "
+            "null, ...): rename it in the RTTM"
+        )
 
 
 @contextmanager
@@ -159,14 +212,69 @@ def protocol_files(protocol: str, registry: str | Path, subset: str) -> Iterator
     if subset not in SUBSETS:
         raise ValueError(f"subset must be train, development or test, not {subset!r}")
     loaded = load_registry(registry)
-    audio = {"audio": FileFinder(loaded)}
+    audio = {"audio": partial(_find_audio, FileFinder(loaded), registry)}
     found = find_protocol(protocol, registry, loaded, preprocessors=audio)
-    try:
-        with _asked_in_place_of_the_global(registry, loaded):
-            files = list(getattr(found, subset)())
-    except (AttributeError, NotImplementedError) as error:
-        raise ValueError(f"{registry}: {protocol} has no subset {subset}") from error
+    with _asked_in_place_of_the_global(registry, loaded), _listing(registry, protocol, subset):
+        files = list(getattr(found, subset)())
     yield from files
+
+
+def add_audio(protocol: Protocol, path: str | Path, registry: Registry) -> None:
+    """Give the files of a protocol `audio` (path) from the registry, unless they have audio.
+
+    Parameters
+    ----------
+    protocol : Protocol
+    path : path
+        What the registry was loaded from, for messages.
+    registry : Registry
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there are no training files, or no audio for the first one.
+    """
+    with _listing(path, protocol.name, "train"):
+        file = next(protocol.train(), None)
+    if file is None:
+        raise ValueError(f"{path}: {protocol.name} lists no files in train: fill its .lst")
+    if "audio" not in file and "waveform" not in file:
+        find = partial(_find_audio, FileFinder(registry), path)
+        find(file)
+        protocol.preprocessors["audio"] = find
+
+
+@contextmanager
+def _listing(path: str | Path, protocol: str, subset: str) -> Iterator[None]:
+    """Say what is wrong where a subset cannot be listed."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"{path}: {protocol}, {subset}: {error}") from error
+    except (AttributeError, NotImplementedError) as error:
+        reason = str(error) or "a protocol that it is made of lacks what it names"
+        raise ValueError(f"{path}: {protocol} has no subset {subset}: {reason}") from error
+
+
+def _find_audio(finder: FileFinder, path: str | Path, file: ProtocolFile) -> Path:
+    """Path of the audio of a file; errors say what may be wrong with the definition."""
+    uri, database = file["uri"], file.get("database")
+    try:
+        return finder(file)
+    except FileNotFoundError as error:
+        hint = NO_URIS.get(uri[:1])
+        hint = f"\n.lst of {database}, {file.get('subset')}: {hint}" if hint else ""
+        raise FileNotFoundError(f"{path}: {error}{hint}") from error
+    except KeyError as error:
+        if database not in finder.registry.sources:
+            raise ValueError(
+                f"{path}: {uri}: no path of audio, as database {database} is not under "
+                "`Databases`: add it there"
+            ) from error
+        raise ValueError(
+            f"{path}: {uri}: there is no key {{{error.args[0]}}} for the paths of database "
+            f"{database}: use {{uri}} and {{database}} under `Databases`"
+        ) from error
 
 
 def reference_digest(file) -> str:
@@ -175,11 +283,12 @@ def reference_digest(file) -> str:
     Raises
     ------
     ValueError
-        If the file has no reference.
+        If the file has no reference, or one whose names are no text.
     """
     reference = file.get("annotation")
     if reference is None:
         raise ValueError(f"{file['uri']}: no reference (`annotation` in database.yml)")
+    _check_names(reference, file["uri"])
     try:
         text = reference.to_rttm() if reference else ""
     except ValueError:  # RTTM has no spaces in names

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyannote_weighter.audio import (
     MAX_PHASES,
+    check_finite,
     checked_channel,
     damaged,
     knows_its_length,
@@ -144,13 +145,11 @@ class OnDisk:
 
     def _mix(self, samples: Tensor) -> Tensor:
         """(channels, samples) to (1, samples)."""
-        if not torch.isfinite(samples).all():
-            raise ValueError(
-                f"{self.name}: some samples are NaN or infinite: repair or convert the file"
-            )
         if self.channel is not None:
-            return samples[self.channel : self.channel + 1]
-        return samples.mean(dim=0, keepdim=True)
+            samples = samples[self.channel : self.channel + 1]
+        mixed = samples.mean(dim=0, keepdim=True)
+        check_finite(mixed, self.name)
+        return mixed
 
 
 @contextmanager

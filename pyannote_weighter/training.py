@@ -30,7 +30,7 @@ from pyannote_weighter.output import atomic
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
-from pyannote_weighter.protocols import find_protocol, load_registry
+from pyannote_weighter.protocols import add_audio, find_protocol, load_registry
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.tasks.metrics import choose_metric
 from pyannote_weighter.tasks.prepared import first_difference, training_data
@@ -98,6 +98,7 @@ def train(
     load_registry(options["registry"], registry)
     where = f"{config}: {options['registry']}"
     protocol = find_protocol(options["protocol"], where, registry)
+    add_audio(protocol, where, registry)
     frames = options.get("frames", into / "frames")
     model = _start(config, options, last if resume else None)
     _check_names(config, "task", options, SpeakerLikes, {"protocol", "frames"})

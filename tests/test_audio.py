@@ -48,7 +48,7 @@ def test_uri_and_other_keys_are_kept(stereo):
     assert in_memory(path)["uri"] == "two ways"
     loaded = in_memory({"audio": path, "uri": "mine", "likes": ("alice",)})
     assert (loaded["uri"], loaded["likes"], loaded["audio"]) == ("mine", ("alice",), path)
-    assert in_memory({"waveform": torch.zeros(1, 5), "sample_rate": 8})["uri"] == "waveform"
+    assert in_memory({"waveform": torch.zeros(1, 5), "sample_rate": 8000})["uri"] == "waveform"
 
 
 def test_reads_a_file_of_a_protocol(stereo):
@@ -109,9 +109,15 @@ def test_formats(speech_data):
         ({"uri": "x", "waveform": torch.zeros(1, 5)}, 'x: "waveform" without "sample_rate"'),
         ({"uri": "x", "waveform": torch.zeros(5, 1), "sample_rate": 1}, "x: .*transpose"),
         ({"uri": "x", "waveform": torch.zeros(1, 5).int(), "sample_rate": 1}, "x: .*int32"),
-        ({"uri": "x", "waveform": torch.zeros(1, 0), "sample_rate": 1}, "x: no samples"),
-        ({"uri": "x", "waveform": torch.full((1, 9), torch.nan), "sample_rate": 1}, "x: .*NaN"),
-        ({"uri": "x", "waveform": torch.full((1, 9), torch.inf), "sample_rate": 1}, "x: .*infin"),
+        ({"uri": "x", "waveform": torch.zeros(1, 0), "sample_rate": 100}, "x: no samples"),
+        ({"uri": "x", "waveform": torch.zeros(0, 9), "sample_rate": 100}, "x: no samples"),
+        ({"uri": "x", "audio": None}, "x: audio is None: give a path or a binary file object"),
+        ({"uri": "x", "audio": 5}, "x: audio is 5: give a path or a binary file object"),
+        ({"uri": "x", "waveform": torch.full((1, 9), torch.nan), "sample_rate": 100}, "x: .*NaN"),
+        (
+            {"uri": "x", "waveform": torch.full((1, 9), torch.inf), "sample_rate": 100},
+            "x: .*infin",
+        ),
     ],
 )
 def test_bad_input_says_what_to_do(file, message):
@@ -119,13 +125,48 @@ def test_bad_input_says_what_to_do(file, message):
         in_memory(file)
 
 
-@pytest.mark.parametrize("rate", [16000.7, None, float("nan"), float("inf"), 0, -16000, "fast"])
+@pytest.mark.parametrize(
+    "rate", [16000.7, None, float("nan"), float("inf"), 0, -16000, "fast", True, 99]
+)
 def test_sample_rates_that_cannot_be(rate):
     with pytest.raises(ValueError, match=f"x: sample_rate is {rate!r}: give a whole number"):
         in_memory({"uri": "x", "waveform": torch.zeros(1, 5), "sample_rate": rate})
     for good in (16000.0, np.int64(16000), torch.tensor(16000), "16000"):
         loaded = in_memory({"waveform": torch.zeros(1, 5), "sample_rate": good})
         assert loaded["sample_rate"] == 16000 and type(loaded["sample_rate"]) is int
+
+
+def test_files_of_sample_rates_that_cannot_be(tmp_path):
+    path = tmp_path / "slow.wav"
+    soundfile.write(path, np.zeros(50), 8)
+    for file in (path, io.BytesIO(path.read_bytes())):
+        with pytest.raises(ValueError, match="its header says 8 Hz, which is no sample rate"):
+            in_memory(file)
+    with pytest.raises(ValueError, match="slow.wav: its header says 8 Hz"):
+        with open_recording(path, 16000):
+            pass
+
+
+def test_what_is_checked_is_what_is_heard(tmp_path):
+    """Channels that are not chosen do not matter; loud ones have an infinite mean."""
+    path = tmp_path / "half.wav"
+    samples = np.stack([np.full(50, np.nan), np.full(50, 0.5)], axis=1)
+    loud = np.full((50, 2), 3e38)
+    for channels, chosen in ((samples, (None, 0)), (loud, (None,))):
+        soundfile.write(path, channels, 8000, subtype="FLOAT")
+        waveform = {"waveform": channels.T, "sample_rate": 8000, "uri": "half.wav"}
+        for channel in (None, 0, 1):
+            for file in ({"audio": path, "channel": channel}, waveform | {"channel": channel}):
+                if channel not in chosen:
+                    assert load_waveform(file, 8000).isfinite().all()
+                    with open_recording(file, 8000) as recording:
+                        assert recording.read(0, 50).isfinite().all()
+                    continue
+                with pytest.raises(ValueError, match="half.wav: some samples are NaN or inf"):
+                    load_waveform(file, 8000)
+                with pytest.raises(ValueError, match="half.wav: some samples are NaN or inf"):
+                    with open_recording(file, 8000) as recording:
+                        recording.read(0, 50)
 
 
 @pytest.mark.parametrize("channel", ["0", 0.0, [0]])
@@ -146,9 +187,12 @@ def test_waveforms_that_cannot_be(waveform):
 
 def test_waveforms_that_are_reversed_short_or_want_gradients():
     samples = np.arange(6.0, dtype=np.float32).reshape(2, 3)
-    loaded = in_memory({"waveform": samples[:, ::-1], "sample_rate": 8})["waveform"]
+    loaded = in_memory({"waveform": samples[:, ::-1], "sample_rate": 8000})["waveform"]
     assert loaded.tolist() == [[2.0, 1.0, 0.0], [5.0, 4.0, 3.0]]
-    assert in_memory({"waveform": samples[:, :1], "sample_rate": 8})["waveform"].shape == (2, 1)
+    assert in_memory({"waveform": samples[:, :1], "sample_rate": 8000})["waveform"].shape == (2, 1)
+    for order in "<>":  # of bytes
+        loaded = in_memory({"waveform": samples.astype(f"{order}f4"), "sample_rate": 8000})
+        assert loaded["waveform"].tolist() == samples.tolist()
     waveform = torch.rand(1, 44099, requires_grad=True)
     assert load_waveform({"waveform": waveform, "sample_rate": 44099}).shape == (1, 16000)
 
@@ -217,7 +261,7 @@ def test_wav_that_holds_more_than_its_header_says(tmp_path):
             in_memory(path)
 
 
-@pytest.mark.parametrize("size", [64000, 2**32 - 1])
+@pytest.mark.parametrize("size", [64000, 2**31 - 1, 2**31 - 4096, 2**32 - 1])
 def test_wav_without_a_warning(tmp_path, size):
     """Other chunks may follow, and programs that write to a pipe do not know the size."""
     path = tmp_path / "good.wav"
@@ -228,6 +272,38 @@ def test_wav_without_a_warning(tmp_path, size):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert in_memory(path)["waveform"].shape == (1, 32000)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au"])
+def test_file_that_was_cut_off(tmp_path, suffix):
+    path = tmp_path / f"half.{suffix}"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(32000), 8000)
+    path.write_bytes(path.read_bytes()[:32000])
+    message = f"half.{suffix}: its header says 4.0 s, but the file holds 2.0 s: was it copied"
+    with pytest.warns(UserWarning, match=message):
+        assert in_memory(path)["waveform"].shape[1] == pytest.approx(16000, abs=40)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_without_its_end(tmp_path, subtype):
+    path = tmp_path / "half.ogg"
+    samples = 0.1 * np.random.default_rng(0).standard_normal(80000)
+    soundfile.write(path, samples, 8000, subtype=subtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        in_memory(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(UserWarning, match="half.ogg: the end of its ogg stream is missing: was"):
+        assert 0 < in_memory(path)["waveform"].shape[1] < 60000
+
+
+def test_format_that_cannot_be_searched(tmp_path):
+    path = tmp_path / "phone.wav"
+    soundfile.write(path, np.sin(np.arange(8000.0) / 5), 8000, subtype="GSM610")
+    waveform = in_memory(path)["waveform"]
+    assert waveform.shape[1] == pytest.approx(8000, abs=320) and waveform.abs().max() > 0.5
+    with open_recording(path, 8000) as recording:
+        assert torch.equal(recording.read(0, 10**6), waveform)
 
 
 def test_fewer_samples_than_expected(tmp_path):

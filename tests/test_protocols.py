@@ -2,6 +2,7 @@
 
 import pytest
 from pyannote.core import Annotation, Segment, Timeline
+from pyannote.database import protocol as protocol_module
 from pyannote.database import registry as global_registry
 from pyannote.database.registry import Registry
 
@@ -46,6 +47,24 @@ def written(folder, text):
         (
             f"{HEAD} {{SpeakerDiarization: {{Own: {{scope: file, test: {{uri: 5}}}}}}}}",
             f"Protocols.{NAME}.test.uri is 5: expected the path of a list",
+        ),
+        *(
+            (
+                f"{HEAD} {{SpeakerDiarization: {{Own: {{test: {{uri: u.lst, {entry}}}}}}}}}",
+                f"Protocols.{NAME}.test.{told}: expected the path of a file",
+            )
+            for entry, told in [
+                ("annotation:", "annotation is None"),
+                ("annotation: ''", "annotation is ''"),
+                ("annotated: [a.uem, b.uem]", r"annotated is \['a.uem', 'b.uem'\]"),
+                ("likes: 5", "likes is 5"),
+                ("trial: 5", "trial is 5"),
+                ("other:", "other is None"),
+            ]
+        ),
+        (
+            "Protocols: {X: {SpeakerDiarization: {Both: {test: {A.B.C: train}}}}}",
+            "Protocols.X.SpeakerDiarization.Both.test.A.B.C is 'train': expected a list of subs",
         ),
         ("Requirements:", "Requirements holds None: name files"),
         ("Requirements: [5]", "Requirements holds 5: name files"),
@@ -102,7 +121,7 @@ Protocols:
       Own:
         scope: global
         description: of my own
-        test: {uri: u.lst}
+        test: {uri: u.lst, number: 5}
     SpeakerVerification:
       Own:
         scope: global
@@ -117,8 +136,79 @@ def test_what_pyannote_takes_is_taken(tmp_path):
         registry = load_registry(written(tmp_path, LEGAL))
     collection = registry.get_protocol("Legal.Collection.All")
     assert [file["uri"] for file in collection.files()] == ["one"]
+    (file,) = registry.get_protocol("Legal.SpeakerDiarization.Own").test()
+    assert file["number"] == 5
     path = written(tmp_path, LEGAL.replace("test_trial: {uri: u.lst}", "test_trial: u.lst"))
     with pytest.raises(ValueError, match="Own.test_trial is 'u.lst': expected a mapping of entr"):
+        load_registry(path)
+
+
+def own(folder, entries="uri: u.lst", uris="one\n", head=HEAD):
+    """Path of a definition of one protocol with a test subset."""
+    (folder / "u.lst").write_text(uris, encoding="utf-8")
+    return written(
+        folder, f"{head} {{SpeakerDiarization: {{Own: {{scope: file, test: {{{entries}}}}}}}}}"
+    )
+
+
+def test_entries_that_nothing_reads(tmp_path):
+    (tmp_path / "likes.txt").touch()
+    path = own(tmp_path, "uri: u.lst, likes: likes.txt")
+    with pytest.raises(ValueError, match=f"database.yml: {NAME}, test: No loader for .*'.txt'"):
+        list(protocol_files(NAME, path, "test"))
+
+
+@pytest.mark.parametrize(
+    ("uris", "hint"),
+    [
+        ("one\n", "wav$"),
+        ("\none\n", ".lst of Broken, test: the list has an empty line: remove it"),
+        ("\ufeffone\n", ".lst of Broken, test: the list starts with a byte order mark: save"),
+        ("# mine\none\n", ".lst of Broken, test: the list has a comment, which is read as a uri"),
+    ],
+)
+def test_audio_that_is_not_there(tmp_path, uris, hint):
+    file = next(protocol_files(NAME, own(tmp_path, uris=uris), "test"))
+    with pytest.raises(FileNotFoundError, match=f"(?s)database.yml: Could not find.*{hint}"):
+        file["audio"]
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (HEAD.replace("Broken:", "Other:", 1), "database Broken is not under `Databases`: add"),
+        (HEAD.replace("uri", "name"), "no key {name} for the paths of database Broken: use {uri}"),
+    ],
+)
+def test_audio_that_is_not_defined(tmp_path, head, message):
+    file = next(protocol_files(NAME, own(tmp_path, head=head), "test"))
+    with pytest.raises(ValueError, match=f"database.yml: one: .*{message}"):
+        file["audio"]
+
+
+@pytest.mark.parametrize("name", ["NA", "None", "null", "nan", "N/A"])
+def test_names_that_read_as_missing(tmp_path, name):
+    """They are told of when the reference is read: other files are as good as before."""
+    row = "SPEAKER {} 1 0.0 2.0 <NA> <NA> {} <NA> <NA>\n"
+    (tmp_path / "r.rttm").write_text(row.format("one", name) + row.format("two", "ann"))
+    path = own(tmp_path, "uri: u.lst, annotation: r.rttm", "one\ntwo\n")
+    one, two = protocol_files(NAME, path, "test")
+    with pytest.raises(ValueError, match="database.yml: one: .* name reads as a missing value"):
+        reference_digest(one)
+    assert two["annotation"].labels() == ["ann"]
+    with pytest.raises(ValueError, match="one: the reference .* rename it in the RTTM"):
+        reference_digest(referenced("one", float("nan")))
+
+
+def test_likes_protocols_are_known(tmp_path, monkeypatch):
+    monkeypatch.delattr(protocol_module, "SpeakerLikesProtocol", raising=False)
+    path = own(tmp_path)
+    path.write_text(path.read_text().replace("Diarization", "Likes").replace("file", "global"))
+    files = protocol_files(NAME.replace("Diarization", "Likes"), path, "test")
+    assert [file["uri"] for file in files] == ["one"]
+    other = type("SpeakerLikesProtocol", (), {})
+    monkeypatch.setattr(protocol_module, "SpeakerLikesProtocol", other)
+    with pytest.raises(ValueError, match="database.yml: pyannote.database already has a Speaker"):
         load_registry(path)
 
 
@@ -162,6 +252,16 @@ def test_meta_protocols(tmp_path):
         assert [next(files)["uri"][0] for files in iterators.values()] == ["a", "b"]
     assert vars(global_registry) == before
     assert all(vars(global_registry)[key] is value for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("subset", "reason"),
+    [("trian", "no attribute 'trian_iter'"), ("development", "made of lacks what it names")],
+)
+def test_meta_protocols_of_subsets_that_are_not_there(tmp_path, subset, reason):
+    path = meta(tmp_path, META.replace("[train, test]", f"[{subset}]"))
+    with pytest.raises(ValueError, match=f"{BOTH} has no subset test: .*{reason}"):
+        list(protocol_files(BOTH, path, "test"))
 
 
 def test_meta_protocols_within_each_other(tmp_path):

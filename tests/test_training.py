@@ -368,6 +368,44 @@ def test_protocol_that_is_not_in_the_registry(corpus, tmp_path):
         train(path, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"{uri}.wav": "audio/{uri}.wav"}, FileNotFoundError, 'Could not find file "one"'),
+        ({"{uri}.wav": "{name}.wav"}, ValueError, "one: there is no key {name}"),
+        ({"{TrainedTones:": "{Tones:"}, ValueError, "one: .*TrainedTones is not under `Databas"),
+        ({"train.lst": "marked.lst"}, FileNotFoundError, "train: the list starts with a byte ord"),
+        ({"train.lst": "empty.lst"}, ValueError, "Likes lists no files in train: fill its .lst"),
+        ({"train.likes}": "likes.txt}"}, ValueError, "Likes, train: No loader for .*'.txt'"),
+        ({"train:": "test:"}, ValueError, "Likes has no subset train"),
+        ({"train.likes}": "5}"}, ValueError, "Likes.train.likes is 5: expected the path"),
+    ],
+)
+def test_first_file_that_has_no_audio(corpus, tmp_path, monkeypatch, change, error, message):
+    text = (corpus / "corpus" / "database.yml").read_text()
+    for old, new in change.items():
+        text = text.replace(old, new)
+    (corpus / "corpus" / "wrong.yml").write_text(text)
+    (corpus / "corpus" / "marked.lst").write_text("\ufeffone\ntwo\n", encoding="utf-8")
+    (corpus / "corpus" / "empty.lst").touch()
+    (corpus / "corpus" / "likes.txt").touch()
+    for content in ("configs", "sources", "databases"):  # the registry is one for the process
+        monkeypatch.setattr(training.registry, content, {})
+    path = write_config(corpus, "wrong.yaml", registry="corpus/wrong.yml")
+    with pytest.raises(error, match=f"(?s)wrong.yml: .*{message}") as raised:
+        train(path, tmp_path / "run")
+    assert "task" not in str(raised.value)
+
+
+def test_names_of_a_reference_that_read_as_missing(corpus, tmp_path):
+    folder = shutil.copytree(corpus / "corpus", tmp_path / "corpus")
+    rttm = folder / "dev.rttm"
+    rttm.write_text(rttm.read_text().replace(" bob ", " NA "))
+    path = write_config(tmp_path, "na.yaml", protocol="TrainedTones.SpeakerDiarization.Both")
+    with pytest.raises(ValueError, match="na.yaml: .*database.yml: dev: .* reads as a missing"):
+        train(path, tmp_path / "run")
+
+
 @pytest.mark.parametrize("section", ["model", "task", "trainer", "early_stopping"])
 def test_unknown_options(corpus, tmp_path, section):
     protocol = "TrainedTones.SpeakerDiarization.Both"

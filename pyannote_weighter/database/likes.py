@@ -17,10 +17,12 @@ r"""The ``.likes`` format: which speakers somebody tagged in which file.
   them apart from their letters, keyboards do not. Names of people are compared as they are.
 - A listed file without names is known to have no likes; about a file that is not listed
   nothing is known.
+- Byte order marks and NUL characters stand nowhere but in quotes and behind a backslash.
 """
 
 import os
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +34,7 @@ Value = TypeVar("Value")
 _LINE_BREAKS = {"n": "\n", "r": "\r"}
 _WRITTEN = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _CURLY = "\u201c\u201d\u201e"  # what word processors make of a double quote
+_STRAY = {"\ufeff": "a byte order mark", "\0": "a NUL character"}  # nobody sees them
 
 
 def composed(uri: str) -> str:
@@ -75,6 +78,11 @@ def read_likes(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
         There is no such file.
     ValueError
         A line cannot be read, or a uri is listed twice; the message starts with ``path:line``.
+
+    Warns
+    -----
+    UserWarning
+        A line looks as if other characters than spaces separated its items.
     """
     try:
         raw = Path(path).read_bytes()
@@ -95,12 +103,19 @@ def read_likes(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
-            items = split_items(line.removeprefix("\ufeff"))
+            items = split_items(line.lstrip("\ufeff"))
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from None
         if not items:
             continue
         uri, *names = items
+        quoted = line.lstrip("\ufeff \t").startswith('"')
+        if not quoted and ((not names and "," in uri) or uri[-1] in ",:"):
+            warnings.warn(
+                f"{path}:{number}: {uri!r} is read as a uri, but looks like CSV: separate items "
+                "by spaces, or put the uri in double quotes.",
+                stacklevel=2,
+            )
         if (known := composed(uri)) in listed:
             raise ValueError(
                 f"{path}:{number}: {uri!r} is already listed in line {listed[known]}. "
@@ -125,8 +140,9 @@ def write_likes(path: str | os.PathLike, likes: Mapping[str, Iterable[str] | Non
     Raises
     ------
     ValueError
-        A uri or name is empty, no text, or cannot be encoded; or the names of a uri are one
-        string instead of a sequence of strings.
+        A uri or name is empty, no text, or cannot be encoded; the names of a uri are one string
+        or anything else instead of a sequence of strings; or a uri is there twice, in two Unicode
+        forms.
     """
     lines = []
     for uri, names in likes.items():
@@ -134,7 +150,12 @@ def write_likes(path: str | os.PathLike, likes: Mapping[str, Iterable[str] | Non
             continue
         if isinstance(names, str):
             raise ValueError(f"likes of {uri!r} are one string, {names!r}. Pass a tuple of names.")
-        lines.append(" ".join(quote_item(item) for item in (uri, *dict.fromkeys(names))) + "\n")
+        try:
+            unique = dict.fromkeys(names)
+        except TypeError:
+            raise ValueError(f"likes of {uri!r} are {names!r}. Pass a tuple of names.") from None
+        lines.append(" ".join(quote_item(item) for item in (uri, *unique)) + "\n")
+    by_recording({uri: names for uri, names in likes.items() if names is not None})
 
     with atomic(path) as unfinished:
         unfinished.write_bytes("".join(lines).encode("utf-8"))
@@ -212,6 +233,11 @@ def _read_item(line: str, position: int, quoted: bool) -> tuple[str, int]:
             raise ValueError(
                 f"double quote behind {''.join(characters)!r}. Put a space before the quote, or "
                 'write \\" for one that belongs to the name.'
+            )
+        elif not quoted and character in _STRAY:
+            raise ValueError(
+                f"{_STRAY[character]}, which nobody sees, stands in an item. Remove it, or save "
+                "the file anew as UTF-8 text."
             )
         elif not quoted and character.isspace():
             break

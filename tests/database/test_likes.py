@@ -1,6 +1,7 @@
 """The .likes format: what lines mean, what is refused, and that writing and reading agree."""
 
 import os
+import warnings
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -56,7 +57,7 @@ def test_file(tmp_path):
 
 def test_files_put_together(tmp_path):
     """Each has its byte order mark."""
-    path = _file(tmp_path, "\ufeffep1 Ann\r\n\ufeffep2 Bob\r\n\ufeff# end\r\n")
+    path = _file(tmp_path, "\ufeff\ufeffep1 Ann\r\n\ufeffep2 Bob\r\n\ufeff# end\r\n")
     assert read_likes(path) == {"ep1": ("Ann",), "ep2": ("Bob",)}
 
 
@@ -75,6 +76,9 @@ def test_nothing_listed(tmp_path, text):
         ("ep1 a\\", 1, "backslash before the end of the line"),
         ("ep1 DOMAIN\\nina", 1, "backslash before 'n'"),
         ("ep1 \u201cAnna Lee\u201d", 1, "curly quote"),
+        ("ep0\nep1 An\ufeffn", 2, "byte order mark, which nobody sees"),
+        ("ep0\nep1 \ufeffAnn", 2, "byte order mark, which nobody sees"),
+        ("ep0\nep1 Ann\0", 2, "NUL character, which nobody sees"),
         (b"ep0\nep1 Ren\xe9e\n", 2, "not UTF-8"),
         (b"\xef\xbb\xbfep0\n\xe9\n", 2, "not UTF-8"),
         ("ep1 A".encode("utf-16"), 1, "not UTF-8"),
@@ -87,6 +91,15 @@ def test_bad_lines_name_file_line_and_cure(tmp_path, text, line, reason):
     assert str(error.value).startswith(f"{path}:{line}: ")
     assert reason in str(error.value)
     assert str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize("line", ["ep1,Alice,Bob", "ep1: Alice", "ep1, Alice, Bob"])
+def test_lines_of_other_formats_are_told_of(tmp_path, line):
+    with pytest.warns(UserWarning, match="train.likes:2: 'ep1.*looks like CSV: separate items"):
+        read_likes(_file(tmp_path, f"# uri\n{line}\n"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_likes(_file(tmp_path, '"ep1,2"\n"ep:" Ann\nep1,3 Smith,\\ Ann Bob:\n'))
 
 
 def test_uri_listed_twice_names_both_lines(tmp_path):
@@ -164,6 +177,9 @@ def test_folders_are_made(tmp_path):
     "likes, reason",
     [
         ({"ep1": "Alice"}, "Pass a tuple"),
+        ({"ep1": 5}, "likes of 'ep1' are 5. Pass a tuple"),
+        ({"ep1": [["Alice"]]}, "Pass a tuple"),
+        ({"Caf\u00e9": ["Alice"], "Cafe\u0301": ["Bob"]}, "twice, in two Unicode forms"),
         ({"ep1": [""]}, "cannot be a uri or name"),
         ({"": ["Alice"]}, "cannot be a uri or name"),
         ({"ep1": [7]}, "cannot be a uri or name"),
