@@ -243,7 +243,10 @@ def test_nothing_of_one_training_is_in_the_next():
     [
         ({"loss": "cosine"}, "unknown loss 'cosine': choose one of wbce, bce"),
         ({"loss": {"name": "focal", "beta": 1}}, "unknown option 'beta'"),
-        ({"loss": {"name": "role", "share": 1}}, "no option share: it has expected, start, weight"),
+        (
+            {"loss": {"name": "role", "share": 1}},
+            "no option share: it has expected, start, weight",
+        ),
         ({"loss": {"name": "softmax", "gamma": 1}}, "'softmax' has no option gamma"),
         ({"loss": "nnpu"}, "'nnpu': NNPU needs 'prior'"),
         ({"loss": "role", "assignment": "sinkhorn"}, "leave assignment out"),
