@@ -160,7 +160,8 @@ class ROLE(nn.Module):
         Of the regulariser R.
     start : float
         Labels to begin with, of who is not liked; 0.4 to 0.6 is 0.5. Each file changes its labels
-        once in an epoch: with hundreds of speakers, and few epochs, `expected` / `num_speakers`.
+        once in an epoch: with hundreds of speakers, and few epochs, `expected` / `num_speakers`
+        or less.
     generator : torch.Generator, optional
         For the initial table.
 

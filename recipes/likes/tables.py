@@ -40,7 +40,7 @@ LOSSES = {
     "SPLC": "splc",
     "entropy maximization": "entropy_maximization",
     "entropy maximization, pseudo-labels": {"name": "pseudo_labels", "warm_up": 1},
-    "ROLE": "role",
+    "ROLE": {"name": "role", "start": 0.003},
     "nnPU": {"name": "nnpu", "prior": 0.0006, "surrogate": "logistic"},  # 5 of 24 * 343
     "softmax": "softmax",
     "Karu and Alumae": "recording_kl",
