@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ RECORDING = {"recording_kl": None, "role": ROLE, "pseudo_labels": PseudoLabels}
 """Losses over whole recordings, by name, and what keeps labels of each file."""
 
 MOST_EPOCHS = 10**6
+START = 0.2  # of the share of speakers that are expected; chosen on development conversations
 _PREPARED = {"self", "likes", "num_files", "num_speakers", "num_epochs", "generator"}
 
 
@@ -92,7 +94,8 @@ class RecordingCriterion(nn.Module):
         Key of `RECORDING`.
     **options
         Of the loss. By default "role" expects as many speakers of a file as it has believed likes
-        on average, and "pseudo_labels" warms up for 0.4 of the epochs.
+        on average and begins with labels of a fifth of what that is of all training speakers, and
+        "pseudo_labels" warms up for 0.4 of the epochs.
 
     Raises
     ------
@@ -134,6 +137,9 @@ class RecordingCriterion(nn.Module):
         likes = [torch.zeros(0).long() if x is None else x for x in likes]
         if self.loss == "role":
             options = {"expected": sum(map(len, known)) / max(1, len(known))} | self.options
+            if "start" not in options and 0 <= options["expected"] < math.inf:
+                share = START * options["expected"] / max(1, num_speakers)
+                options["start"] = min(0.5, max(1e-4, share))
             return ROLE(likes, num_speakers, **options, generator=generator)
         if self.loss == "pseudo_labels":
             self.check_epochs(num_epochs)

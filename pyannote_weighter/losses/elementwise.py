@@ -65,7 +65,7 @@ def smoothed_bce(
     y_hat: Tensor,
     y: Tensor,
     *,
-    negatives: float = 0.1,
+    negatives: float | None = None,
     positives: float = 0.1,
     log_y_hat: Tensor | None = None,
     lambda_: float = 1.0,
@@ -76,10 +76,19 @@ def smoothed_bce(
     L- = -(1 - negatives) ln(1 - y_hat) - negatives ln(y_hat), least at negatives.
 
     Cole et al. (2021), "assume negative with label smoothing", who smooth both alike; 0.1 is
-    the coefficient of their code. Zero on both sides is BCE. With hundreds of speakers each slot
-    is asked to be all of them by that: choose `negatives` well below one over their number.
+    the coefficient of their code. Zero on both sides is BCE.
+
+    Parameters
+    ----------
+    y_hat, y : (..., speaker) torch.Tensor
+    negatives : float, optional
+        Defaults to 0.1 / K with K the size of the last dimension, what is taken from a label being
+        shared by all: with 0.1 for each of hundreds of speakers, a slot should be all of them.
+    positives : float
     """
     y_hat, y, log_y_hat = _prepare(y_hat, y, log_y_hat)
+    if negatives is None:
+        negatives = 0.1 / y_hat.shape[-1]
     yes, no = -log_y_hat, -_log_complement(y_hat)
     return _mix(
         y,
@@ -422,7 +431,7 @@ class SmoothedBCE(ElementwiseLoss):
     """`smoothed_bce` as a module."""
 
     function = staticmethod(smoothed_bce)
-    allowed: ClassVar = {"negatives": SHARE, "positives": SHARE}
+    allowed: ClassVar = {"negatives": _or_none(SHARE), "positives": SHARE}
 
 
 class WeakNegatives(ElementwiseLoss):

@@ -32,7 +32,7 @@ UNTRAINED = Run("untrained", epochs=0)
 LOSSES = {
     "wBCE": "wbce",
     "BCE": "bce",
-    "BCE, smoothed labels": {"name": "smoothed_bce", "negatives": 0.0003},
+    "BCE, smoothed labels": "smoothed_bce",
     "weak negatives": "weak_negatives",
     "focal": "focal",
     "asymmetric": "asymmetric",
@@ -40,7 +40,7 @@ LOSSES = {
     "SPLC": "splc",
     "entropy maximization": "entropy_maximization",
     "entropy maximization, pseudo-labels": {"name": "pseudo_labels", "warm_up": 1},
-    "ROLE": {"name": "role", "start": 0.003},
+    "ROLE": "role",
     "nnPU": {"name": "nnpu", "prior": 0.0006, "surrogate": "logistic"},  # 5 of 24 * 343
     "softmax": "softmax",
     "Karu and Alumae": "recording_kl",

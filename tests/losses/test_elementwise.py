@@ -37,7 +37,8 @@ probabilities = st.floats(1e-4, 1.0)
 inner = st.floats(0.01, 0.99)
 labels = st.sampled_from([0.0, 1.0])
 weak = partial(weak_negatives, weight=0.2)
-CURVES = [wbce, bce, smoothed_bce, weak, focal, asymmetric, hill, splc, entropy_maximization]
+smoothed = partial(smoothed_bce, negatives=0.1)
+CURVES = [wbce, bce, smoothed, weak, focal, asymmetric, hill, splc, entropy_maximization]
 
 
 def double(value: float) -> torch.Tensor:
@@ -157,7 +158,7 @@ def test_positives_without_focus_and_margin_are_those_of_bce(y_hat):
 def test_symmetry(y_hat, y):
     for loss, options in (
         (bce, {}),
-        (smoothed_bce, {}),
+        (smoothed, {}),
         (focal, {}),
         (splc, {"threshold": 1.0, "margin": 0.0}),
     ):
@@ -171,8 +172,8 @@ def test_symmetry(y_hat, y):
 @settings(max_examples=30, deadline=None)
 @given(y_hat=st.floats(0, 1))
 def test_minima_of_tagged_and_untagged(loss, y_hat):
-    least_tagged = 0.9 if loss is smoothed_bce else 1.0
-    least_untagged = {smoothed_bce: 0.1, entropy_maximization: 0.5}.get(loss, 0.0)
+    least_tagged = 0.9 if loss is smoothed else 1.0
+    least_untagged = {smoothed: 0.1, entropy_maximization: 0.5}.get(loss, 0.0)
     assert value(loss, y_hat, 1.0) >= value(loss, least_tagged, 1.0) - 1e-7
     assert value(loss, y_hat, 0.0) >= value(loss, least_untagged, 0.0) - 1e-7 or (
         # above its threshold, SPLC draws upwards
@@ -317,7 +318,7 @@ def test_splc_corrects_above_the_threshold():
         (Focal, {"gamma": -1}, "gamma is -1: choose a number of at least 0"),
         (Focal, {"alpha": 5}, "alpha is 5: choose None, or a number from 0 to 1"),
         (WeakNegatives, {"weight": -1}, "weight is -1: choose None, or a number of at least 0"),
-        (SmoothedBCE, {"negatives": 2}, "negatives is 2: choose a number from 0 to 1"),
+        (SmoothedBCE, {"negatives": 2}, "negatives is 2: choose None, or a number from 0 to 1"),
         (EntropyMaximization, {"alpha": -1}, "alpha is -1: choose a number of at least 0"),
         (Asymmetric, {"shift": 1.5}, "shift is 1.5: choose a number from 0 to 1"),
         (Hill, {"gamma": -1}, "gamma is -1: choose a number of at least 0"),
@@ -343,6 +344,11 @@ def test_splc_starts_late():
         values.append(loss(y_hat, y).item())
     late, early = splc(y_hat, y).item(), splc(y_hat, y, threshold=1.0).item()
     assert values == pytest.approx([early, early, late, late])
+
+
+def test_smoothed_negatives_share_what_is_taken_from_a_label():
+    y_hat, y = torch.rand(3, 5), torch.zeros(3, 5)
+    torch.testing.assert_close(smoothed_bce(y_hat, y), smoothed_bce(y_hat, y, negatives=0.02))
 
 
 def test_weak_negatives_count_the_speakers():

@@ -341,3 +341,12 @@ def test_the_risk_of_nnpu_has_no_bias_by_default():
     assert LikesObjective(loss, lambda_=0.5).criterion.lambda_ == 0.5
     with pytest.raises(ValueError, match="nnpu' has a prior in place of a tagging rate"):
         LikesObjective(loss, lambda_="auto")
+
+
+def test_labels_begin_low_where_there_are_many_speakers():
+    likes = [torch.tensor([0, 1]), torch.tensor([2, 3])]
+    for loss, begin in (("role", 0.02), ({"name": "role", "start": 0.5}, 0.5)):
+        criterion = LikesObjective(loss).criterion
+        criterion.prepare(likes, 20, num_epochs=2)
+        labels = criterion.labels.labels(torch.tensor([0]))[0, 2:]
+        assert labels.mean().item() == pytest.approx(begin, rel=0.2)
