@@ -177,7 +177,8 @@ def _read(path: Path) -> np.ndarray:
         raise FileNotFoundError(f"{path}: no such recording")
     try:
         with open_sound(path) as sound:
-            samples, sample_rate = sound.read(dtype="float32", always_2d=True), sound.samplerate
+            samples = sound.read(sound.frames, dtype="float32", always_2d=True)
+            sample_rate = sound.samplerate
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be read ({error}): remove or convert it") from error
     samples = samples.mean(axis=1)  # (num_samples,)

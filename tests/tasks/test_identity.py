@@ -113,7 +113,8 @@ def test_notes_that_cannot_be_written_do_no_harm(path, known, reads):
 def test_waveforms(known):
     waveform = torch.linspace(-1, 1, 1000).reshape(2, 500)
     name = audio_id({"waveform": waveform, "sample_rate": 16000}, known)
-    for same in (waveform.numpy(), waveform.T.contiguous().T, waveform.double().numpy()):
+    foreign = waveform.numpy().astype(">f4")
+    for same in (waveform.numpy(), waveform.T.contiguous().T, waveform.double().numpy(), foreign):
         assert audio_id({"waveform": same, "sample_rate": 16000}, known) == name
     changed = waveform.clone()
     changed[1, 250] = 0.1
