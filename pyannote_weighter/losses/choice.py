@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +25,6 @@ RECORDING = {"recording_kl": None, "role": ROLE, "pseudo_labels": PseudoLabels}
 """Losses over whole recordings, by name, and what keeps labels of each file."""
 
 MOST_EPOCHS = 10**6
-START = 0.2  # of the share of speakers that are expected; chosen on development conversations
 _PREPARED = {"self", "likes", "num_files", "num_speakers", "num_epochs", "generator"}
 
 
@@ -94,8 +92,7 @@ class RecordingCriterion(nn.Module):
         Key of `RECORDING`.
     **options
         Of the loss. By default "role" expects as many speakers of a file as it has believed likes
-        on average and begins with labels of a fifth of what that is of all training speakers, and
-        "pseudo_labels" warms up for 0.4 of the epochs.
+        on average, and "pseudo_labels" warms up for 0.4 of the epochs.
 
     Raises
     ------
@@ -104,6 +101,7 @@ class RecordingCriterion(nn.Module):
     """
 
     claims: Tensor
+    fresh: Tensor
 
     def __init__(self, loss: str, **options: Any):
         super().__init__()
@@ -137,9 +135,6 @@ class RecordingCriterion(nn.Module):
         likes = [torch.zeros(0).long() if x is None else x for x in likes]
         if self.loss == "role":
             options = {"expected": sum(map(len, known)) / max(1, len(known))} | self.options
-            if "start" not in options and 0 <= options["expected"] < math.inf:
-                share = START * options["expected"] / max(1, num_speakers)
-                options["start"] = min(0.5, max(1e-4, share))
             return ROLE(likes, num_speakers, **options, generator=generator)
         if self.loss == "pseudo_labels":
             self.check_epochs(num_epochs)
@@ -171,6 +166,7 @@ class RecordingCriterion(nn.Module):
         if self.loss == "pseudo_labels":
             likes = [torch.zeros(0).long() if x is None else x for x in likes]
             self.register_buffer("claims", torch.full((len(likes), num_speakers), torch.nan))
+            self.register_buffer("fresh", torch.zeros(len(likes)).bool(), persistent=False)
             self.register_buffer("tagged", like_matrix(likes, num_speakers).bool())
             self.register_buffer("epoch", torch.tensor(0))
 
@@ -181,11 +177,11 @@ class RecordingCriterion(nn.Module):
         self.epoch.fill_(epoch)
         seen = self.claims.isfinite()  # files of which nothing was seen are not labelled
         self.labels.update(self.claims.nan_to_num(), (self.tagged | ~seen).float(), epoch=epoch)
-        self.claims.fill_(torch.nan)
+        self.fresh.fill_(False)
 
     @torch.no_grad()
     def observe(self, claims: Tensor, likes: Sequence[Tensor | None], files: list) -> None:
-        """Keep what files claim in an epoch, in any of their crops, for `set_epoch`.
+        """Keep what files claimed last, in any of their crops of one epoch, for `set_epoch`.
 
         Parameters
         ----------
@@ -196,7 +192,9 @@ class RecordingCriterion(nn.Module):
         if self.loss == "pseudo_labels":
             for claim, liked, (file, *_) in zip(claims.to(self.claims), likes, files, strict=True):
                 if liked is not None:
-                    self.claims[file] = torch.fmax(self.claims[file], claim)
+                    before = self.claims[file] if self.fresh[file] else claim
+                    self.claims[file] = torch.maximum(before, claim)
+                    self.fresh[file] = True
 
     def forward(
         self,
@@ -218,7 +216,7 @@ class RecordingCriterion(nn.Module):
         """
         known = [index for index, liked in enumerate(likes) if liked is not None]
         if not known:
-            return RecordingLoss(0.0 * (confidence.sum() + log_posteriors.sum()))
+            return RecordingLoss(0.0 * confidence.sum())
         confidence, log_posteriors = confidence[known], log_posteriors[known]
         likes = [likes[index] for index in known]
         num_slots, num_speakers = log_posteriors.shape[1:]

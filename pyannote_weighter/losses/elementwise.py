@@ -88,7 +88,7 @@ def smoothed_bce(
     """
     y_hat, y, log_y_hat = _prepare(y_hat, y, log_y_hat)
     if negatives is None:
-        negatives = 0.1 / y_hat.shape[-1]
+        negatives = 0.1 / _num_speakers(y_hat, y)
     yes, no = -log_y_hat, -_log_complement(y_hat)
     return _mix(
         y,
@@ -119,7 +119,7 @@ def weak_negatives(
     """
     y_hat, y, log_y_hat = _prepare(y_hat, y, log_y_hat)
     if weight is None:
-        weight = 1 / max(y_hat.shape[-1] - 1, 1)
+        weight = 1 / max(_num_speakers(y_hat, y) - 1, 1)
     return _mix(y, -log_y_hat, -weight * _log_complement(y_hat), lambda_)
 
 
@@ -318,6 +318,10 @@ def _prepare(y_hat: Tensor, y: Tensor, log_y_hat: Tensor | None) -> tuple[Tensor
     if log_y_hat is None:
         log_y_hat = torch.log(y_hat + EPSILON)
     return y_hat, full_precision(y), full_precision(log_y_hat)
+
+
+def _num_speakers(y_hat: Tensor, y: Tensor) -> int:
+    return max((1, *torch.broadcast_shapes(y_hat.shape, y.shape)[-1:]))
 
 
 def _mix(y: Tensor, positive: Tensor, negative: Tensor, lambda_: float) -> Tensor:

@@ -17,6 +17,9 @@ from pyannote_weighter.options import AT_LEAST_ZERO, SHARE, check_options, is_wh
 from pyannote_weighter.weighting import full_precision
 
 RARE = 1e-4  # below, probabilities add up
+START = 0.2  # of the share of speakers who are expected
+_INSIDE = "a number from 1e-6 to 1 - 1e-6", lambda value: 1e-6 <= value <= 1 - 1e-6
+_EPOCHS = "a whole number of at least 0", lambda value: is_whole(value) and value >= 0
 
 
 def any_slot(confidence: Tensor, log_posteriors: Tensor) -> Tensor:
@@ -40,11 +43,13 @@ def log_any_slot(confidence: Tensor, log_posteriors: Tensor) -> Tensor:
     """Logarithm of `any_slot`, with a gradient however small the posteriors are.
 
     It draws slots to a like; the logarithm of what `any_slot` returns, plus 1e-8, has none there.
+    Of confidence 0 it is not minus infinity, as confidence + 1e-8 is taken in its place.
 
     Parameters
     ----------
     confidence : (batch, slot) torch.Tensor
     log_posteriors : (batch, slot, speaker) torch.Tensor
+        Finite, as log-softmax gives them; taken as -1e4 at least.
 
     Returns
     -------
@@ -52,7 +57,8 @@ def log_any_slot(confidence: Tensor, log_posteriors: Tensor) -> Tensor:
     """
     known = any_slot(confidence, log_posteriors)
     confidence = full_precision(confidence).unsqueeze(-1)
-    total = (torch.log(confidence + EPSILON) + full_precision(log_posteriors)).logsumexp(1)
+    log_p = full_precision(log_posteriors).clamp(min=-1e4)
+    total = (torch.log(confidence + EPSILON) + log_p).logsumexp(1)
     # of small probabilities, any of them has the probability of their sum
     return torch.where(known < RARE, total, known.clamp(min=RARE).log())
 
@@ -145,7 +151,7 @@ class ROLE(nn.Module):
         R(f) = ((1/B sum f - expected) / L)^2
 
     Cole et al., "Multi-label learning from single positive labels" (2021), and their code, from
-    which the initial labels are taken: 0.995 for likes, else random in 0.4 to 0.6. There the
+    which the initial labels are taken: 0.995 for likes, else random, see `start`. There the
     table learns ten times as fast as the model. Give `parameters()` to the optimiser: the table is
     dense, files times speakers.
 
@@ -158,17 +164,18 @@ class ROLE(nn.Module):
         Mean number of speakers of a file, tagged or not (the k of the paper).
     weight : float
         Of the regulariser R.
-    start : float
-        Labels to begin with, of who is not liked; 0.4 to 0.6 is 0.5. Each file changes its labels
-        once in an epoch: with hundreds of speakers, and few epochs, `expected` / `num_speakers`
-        or less.
+    start : float, optional
+        Labels to begin with, of who is not liked: 0.5 is that of the code, 0.4 to 0.6. Each file
+        changes its labels once in an epoch, too slowly for hundreds of speakers who all begin as
+        probable. Defaults to 0.2 `expected` / `num_speakers`, but at least 1e-4, at most 0.5;
+        0.2 was chosen on development conversations (recipes/likes).
     generator : torch.Generator, optional
         For the initial table.
 
     Raises
     ------
     ValueError
-        Where `expected` or `weight` is negative, or `start` is not between 0 and 1.
+        Where `expected` or `weight` is negative, or `start` is not inside of 0 and 1.
     """
 
     def __init__(
@@ -177,12 +184,16 @@ class ROLE(nn.Module):
         num_speakers: int,
         expected: float,
         weight: float = 1.0,
-        start: float = 0.5,
+        start: float | None = None,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        rules = {"expected": AT_LEAST_ZERO, "weight": AT_LEAST_ZERO, "start": _INSIDE}
-        check_options(rules, expected=expected, weight=weight, start=start)
+        check_options(
+            {"expected": AT_LEAST_ZERO, "weight": AT_LEAST_ZERO}, expected=expected, weight=weight
+        )
+        if start is None:
+            start = min(0.5, max(1e-4, START * expected / max(1, num_speakers)))
+        check_options({"start": _INSIDE}, start=start)
         self.expected = expected
         self.weight = weight
         noise = 2 * torch.rand(len(likes), num_speakers, generator=generator) - 1
@@ -227,7 +238,7 @@ class PseudoLabels(nn.Module):
     and at the end of every epoch, `update` takes, of each speaker, the files without like
     or pseudo-label that claim least, and makes their claim their label: in the last epoch `share`
     of all untagged files have one, in steps that are equal but for remainders. (The authors' code
-    rounds each step down, which leaves few files without any label.) Asymmetric: negatives are
+    rounds each step down: with few files, none is ever labelled.) Asymmetric: negatives are
     taken by the many, positives never. Zhou et al. (2022), as in `entropy_maximization`, and the
     authors' code.
 
@@ -318,9 +329,5 @@ class PseudoLabels(nn.Module):
         self.labels.copy_(torch.where(chosen, y_hat, self.labels))
 
 
-_INSIDE = "a number between 0 and 1", lambda value: 0 < value < 1
-_EPOCHS = "a whole number of at least 0", lambda value: is_whole(value) and value >= 0
-
-
 def _logit(probability: float) -> Tensor:
-    return torch.tensor(probability).logit()
+    return torch.tensor(probability, dtype=torch.float64).logit().float()

@@ -112,7 +112,8 @@ class SpeakerLikes(Validation, Task):
         Price of confidence, see `pyannote_weighter.losses.SetCriterion`. "auto": after the first
         epoch the tagging rate, estimated again in every epoch, see `pyannote_weighter.tagging`;
         wherever it was compared (`recipes/likes`) it did harm. recording_kl, role and
-        pseudo_labels have no such price.
+        pseudo_labels have no such price. For nnpu, which has a prior in its place, 0.1 is taken
+        for 1, and "auto" is refused.
     complete : bool, optional
         Before training, look for speakers who are in a file without a like, by the voice that
         their other files have in common, and train as if they were liked there too, see

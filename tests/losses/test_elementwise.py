@@ -351,6 +351,14 @@ def test_smoothed_negatives_share_what_is_taken_from_a_label():
     torch.testing.assert_close(smoothed_bce(y_hat, y), smoothed_bce(y_hat, y, negatives=0.02))
 
 
+@pytest.mark.parametrize("loss", [smoothed_bce, weak_negatives])
+def test_speakers_are_counted_in_any_shape(loss):
+    assert loss(torch.tensor(0.5), torch.tensor(0.0)).isfinite()
+    assert loss(torch.zeros(2, 0), torch.zeros(2, 0)).shape == (2, 0)
+    one, many = torch.full((1, 1), 0.3), torch.zeros(1, 5)
+    torch.testing.assert_close(loss(one, many), loss(one.expand(1, 5), many))
+
+
 def test_weak_negatives_count_the_speakers():
     y_hat, y = torch.full((2, 5), 0.3), torch.zeros(2, 5)
     torch.testing.assert_close(weak_negatives(y_hat, y), bce(y_hat, y) / 4)

@@ -65,6 +65,15 @@ def test_log_any_slot(seed, num_slots):
     )
 
 
+def test_log_any_slot_at_the_ends():
+    confidence = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    log_posteriors = torch.tensor([[[0.0, -torch.inf], [-torch.inf, 0.0]]], requires_grad=True)
+    value = log_any_slot(confidence, log_posteriors)
+    value.sum().backward()
+    assert value.isfinite().all() and confidence.grad.isfinite().all()
+    assert log_posteriors.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("logit", [0.0, -5.0, -20.0, -80.0])
 def test_likes_draw_slots_however_small_posteriors_are(logit):
     logits = torch.tensor([[[logit, 0.0], [logit, 0.0]]], requires_grad=True)
@@ -166,7 +175,7 @@ def plain_role(f, g, z, expected):
 def test_role():
     likes = [torch.tensor([1]), torch.tensor([0, 3]), torch.tensor([])]
     generator = torch.Generator().manual_seed(0)
-    role = ROLE(likes, 4, expected=2.0, generator=generator)
+    role = ROLE(likes, 4, expected=2.0, start=0.5, generator=generator)
     labels = role.labels(torch.arange(3))
     liked = like_matrix(likes, 4) == 1
     torch.testing.assert_close(labels[liked], torch.full((3,), 0.995))

@@ -265,14 +265,13 @@ def test_padding_changes_nothing(prototypes):
         assert padded == pytest.approx(alone, rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_gradients_of_mixed_precision(prototypes, dtype):
+def test_gradients_of_mixed_precision(prototypes):
     """As large as the scale of a loss in half precision makes them."""
     windows, truth = planted(prototypes, [0, 2])
     scores = (12 * F.one_hot((truth == 2).long(), 2).float()).requires_grad_()
     gradients = []
     for enabled in (False, True):
-        with torch.autocast("cpu", dtype, enabled=enabled):
+        with torch.autocast("cpu", torch.float16, enabled=enabled):
             losses = alignment_loss(
                 [scores.softmax(-1)[None]],
                 windows[None],

@@ -266,7 +266,8 @@ def test_nothing_of_one_training_is_in_the_next():
         ({"loss": {"name": "nnpu", "prior": 0.1, "surrogate": "x"}}, "unknown surrogate 'x'"),
         ({"loss": {"name": "pseudo_labels", "warm_up": -1}}, "warm_up is -1: choose a whole"),
         ({"loss": {"name": "pseudo_labels", "share": "0.9"}}, "loss 'pseudo_labels': "),
-        ({"loss": {"name": "role", "start": 1}}, "start is 1: choose a number between 0 and 1"),
+        ({"loss": {"name": "role", "start": 1}}, "start is 1: choose a number from 1e-6"),
+        ({"loss": {"name": "role", "expected": "5"}}, "expected is '5': choose a number"),
         ({"loss": {"name": "role", "weight": "1"}}, "loss 'role': "),
         ({"loss": {"name": "role", "expected": float("nan")}}, "loss 'role': expected is nan"),
     ],
@@ -314,7 +315,30 @@ def test_pseudo_labels_go_by_all_crops_of_a_file():
     assert criterion.claims[0].tolist() == pytest.approx([0.6, 0.9, 0.3])
     assert criterion.claims[1].isnan().all()
     criterion.set_epoch(1)
-    assert criterion.claims.isnan().all()  # of the next epoch
+    criterion.observe(claims[1:2], likes[1:2], [[0]])  # of the next epoch
+    assert criterion.claims[0].tolist() == pytest.approx([0.6, 0.2, 0.3])
+
+
+def test_pseudo_labels_of_epochs_that_see_half_of_the_files():
+    torch.manual_seed(0)
+    criterion = LikesObjective({"name": "pseudo_labels", "warm_up": 0}).criterion
+    nobody = torch.zeros(0).long()
+    criterion.prepare([nobody] * 200, 1, num_epochs=9)
+    for epoch in range(9):
+        criterion.set_epoch(epoch)
+        seen = torch.randperm(200)[:100].tolist()
+        criterion.observe(torch.rand(100, 1), [nobody] * 100, [[file] for file in seen])
+    assert criterion.labels.labels.isfinite().float().mean().item() == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize("loss", ["role", "pseudo_labels"])
+def test_losses_of_recordings_draw_slots_from_afar(loss):
+    criterion = LikesObjective(loss).criterion
+    likes = [torch.tensor([0])]
+    criterion.prepare(likes, 2, num_epochs=2)
+    logits = torch.tensor([[[-40.0, 0.0]]], requires_grad=True)
+    criterion(torch.full((1, 1), 0.9), logits.log_softmax(-1), likes, [[0]]).loss.backward()
+    assert logits.grad[0, 0, 0] < -0.1
 
 
 def test_padding_of_likes_names_nobody():
@@ -345,8 +369,13 @@ def test_the_risk_of_nnpu_has_no_bias_by_default():
 
 def test_labels_begin_low_where_there_are_many_speakers():
     likes = [torch.tensor([0, 1]), torch.tensor([2, 3])]
-    for loss, begin in (("role", 0.02), ({"name": "role", "start": 0.5}, 0.5)):
-        criterion = LikesObjective(loss).criterion
-        criterion.prepare(likes, 20, num_epochs=2)
+    for options, num_speakers, begin in (
+        ({}, 20, 0.02),
+        ({"start": 0.5}, 20, 0.5),
+        ({"expected": 0.0}, 20, 1e-4),
+        ({"expected": 100.0}, 4, 0.5),
+    ):
+        criterion = LikesObjective({"name": "role", **options}).criterion
+        criterion.prepare(likes, num_speakers, num_epochs=2)
         labels = criterion.labels.labels(torch.tensor([0]))[0, 2:]
         assert labels.mean().item() == pytest.approx(begin, rel=0.2)
