@@ -44,7 +44,7 @@ def in_memory(file: AudioFile) -> dict:
 
     Parameters
     ----------
-    file : str, Path, binary file object or Mapping
+    file : path-like, binary file object or Mapping
         Path, or mapping with the key "audio" (a path or file object) or the keys "waveform", a
         (channel, time) tensor or array, and "sample_rate", in Hz. A file of a pyannote protocol
         is such a mapping. "channel", counted from 0, keeps one channel alone.
@@ -62,9 +62,10 @@ def in_memory(file: AudioFile) -> dict:
         If there is no such file.
     ValueError
         If the file cannot be read, is empty, or has samples that are not finite (or whose mean
-        over channels is not), or if audio, waveform, sample rate or channel are none.
+        over channels is not), or if audio, waveform, sample rate or channel cannot be what they
+        say.
     """
-    if isinstance(file, str | Path | IOBase):
+    if isinstance(file, str | os.PathLike | IOBase):
         file = {"audio": file}
     elif not isinstance(file, Mapping):
         raise ValueError(
@@ -100,7 +101,7 @@ def in_memory(file: AudioFile) -> dict:
 
     if waveform.numel() == 0:
         raise ValueError(f"{name}: no samples: remove the file or replace it")
-    check_finite(waveform.mean(dim=0), name)
+    check_finite(waveform[0] if len(waveform) == 1 else waveform.mean(dim=0), name)
 
     loaded["waveform"], loaded["sample_rate"] = waveform, sample_rate
     if not loaded.get("uri"):
@@ -216,7 +217,7 @@ def open_sound(source: Path | IOBase) -> soundfile.SoundFile:
             if stream is not None:
                 sound.close()
                 sound = soundfile.SoundFile(stream)
-        elif sound.format in ("WAV", "WAVEX") and isinstance(source, Path):
+        elif sound.format in ("WAV", "WAVEX"):
             _check_data_size(source, sound)
         else:
             _check_end(source, sound)
@@ -248,15 +249,25 @@ def damaged(
 
 
 @contextmanager
+def _opened(source: Path | IOBase) -> Iterator[IOBase]:
+    """A file to look around in; a stream is left where it was, as soundfile goes on there."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            yield file
+        return
+    position = source.tell()
+    yield source
+    source.seek(position)
+
+
+@contextmanager
 def _content(source: Path | IOBase) -> Iterator[bytes | mmap]:
     """All bytes of a file; one on disk is not read before they are asked for."""
-    if not isinstance(source, Path):
-        position = source.tell()
-        source.seek(0)
-        yield source.read()
-        source.seek(position)  # where soundfile goes on
-        return
-    with source.open("rb") as file:
+    with _opened(source) as file:
+        if file is source:
+            file.seek(0)
+            yield file.read()
+            return
         try:
             content = mmap(file.fileno(), 0, access=ACCESS_READ)
         except OSError:  # some network drives cannot
@@ -306,21 +317,23 @@ def _warn_of_cut(name: object, seconds: float, declared: int, held: int) -> None
         )
 
 
-def _check_data_size(path: Path, sound: soundfile.SoundFile) -> None:
+def _check_data_size(source: Path | IOBase, sound: soundfile.SoundFile) -> None:
     """Warn if a wav file goes on after the samples that its header tells of, or was cut off.
 
     Recorders write the header again and again, or at the end: if they crash, it is an old one.
+    libsndfile notes sizes too, but no more than 2048 characters, of which tags may take all.
     """
-    position, end = 12, path.stat().st_size  # of a chunk, of the file
     seconds = sound.frames / sound.samplerate
     rate, has_samples = 0, False  # bytes in a second
-    with path.open("rb") as file:
+    with _opened(source) as file:
+        file.seek(0, os.SEEK_END)
+        position, end = 12, file.tell()  # of a chunk, of the file
         while position + 8 <= end:
             file.seek(position)
             name, length, start = struct.unpack("<4sI12s", file.read(20).ljust(20, b"\0"))
             if not (name.isascii() and name.decode().isprintable()) or position + length + 8 > end:
                 if name == b"data" and not has_samples:
-                    _warn_of_cut(path, seconds, length, end - position - 8)
+                    _warn_of_cut(source, seconds, length, end - position - 8)
                 break
             position += 8 + length + length % 2
             rate = int.from_bytes(start[8:], "little") if name == b"fmt " else rate
@@ -330,7 +343,7 @@ def _check_data_size(path: Path, sound: soundfile.SoundFile) -> None:
     rest = (end - position) / rate  # what is no chunk
     if rest > TOLERANCE:
         warnings.warn(
-            f"{path}: {seconds:.1f} s are read, as its header says, but the file seems to hold "
+            f"{source}: {seconds:.1f} s are read, as its header says, but the file seems to hold "
             f"{seconds + rest:.1f} s: repair the header, or convert the file as headerless audio",
             stacklevel=2,
         )
@@ -377,14 +390,19 @@ def _read_with_pyannote(source: Path | IOBase, reason: str) -> tuple[Tensor, int
             source.seek(0)
 
 
-def _tensor(waveform, name: str) -> Tensor:
-    """(channel, time) float32 tensor; a (time,) waveform gets its channel."""
-    if isinstance(waveform, np.ndarray):  # tensors have one order of bytes, and are not reversed
+def as_tensor(waveform) -> Tensor:
+    """Tensor of an array, not copied but where its bytes or samples are in reverse order."""
+    if isinstance(waveform, np.ndarray):
         waveform = waveform.astype(
             waveform.dtype.newbyteorder("="), copy=min(waveform.strides, default=0) < 0
         )
+    return torch.as_tensor(waveform)
+
+
+def _tensor(waveform, name: str) -> Tensor:
+    """(channel, time) float32 tensor; a (time,) waveform gets its channel."""
     try:
-        waveform = torch.as_tensor(waveform)
+        waveform = as_tensor(waveform)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name}: waveform is no array of numbers, but {type(waveform).__name__}: give a "

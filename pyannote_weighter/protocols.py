@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pyannote.core import Annotation
 from pyannote.database import FileFinder, ProtocolFile
+from pyannote.database import protocol as protocol_module
 from pyannote.database import registry as global_registry
 from pyannote.database.protocol.protocol import Protocol
 from pyannote.database.registry import Registry
@@ -45,14 +46,10 @@ def load_registry(path: str | Path, registry: Registry | None = None) -> Registr
     FileNotFoundError
         If it, or one that it requires, does not exist.
     ValueError
-        If it is no YAML, or no definition of databases and protocols, or if another package has a
-        task of the name SpeakerLikes.
+        If it is no YAML, or no definition of databases and protocols, or if it has a task
+        SpeakerLikes and another package has one of this name.
     """
     path = Path(path)
-    try:
-        register()
-    except RuntimeError as error:
-        raise ValueError(f"{path}: {error}") from error
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such database.yml (--registry)")
     _check_definition(path, set())
@@ -98,14 +95,20 @@ def _check_definition(path: Path, seen: set[Path]) -> None:
 def _check_mappings(value: Any, path: Path, keys: tuple) -> None:
     """Protocols are mappings of databases of tasks of protocols of subsets of entries.
 
-    What else a protocol has beside its subsets, and Collections, are left to pyannote.
+    What else a protocol has beside its subsets, Collections, and tasks that pyannote does not know
+    are left to it. It is made to know SpeakerLikes.
     """
     if not isinstance(value, dict):
         raise ValueError(
             f"{path}: {'.'.join(map(str, keys))} is {value!r}: expected a mapping of "
             f"{LEVELS[len(keys) - 1]}"
         )
-    if len(keys) == 3 and keys[-1] == "Collection":
+    if len(keys) == 3 and keys[-1] == "SpeakerLikes":
+        try:
+            register()
+        except RuntimeError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if len(keys) == 3 and (keys[-1] == "Collection" or not _is_task(keys[-1])):
         return
     for key, below in value.items():
         if len(keys) == len(LEVELS):
@@ -114,8 +117,13 @@ def _check_mappings(value: Any, path: Path, keys: tuple) -> None:
             _check_mappings(below, path, (*keys, key))
 
 
+def _is_task(name: Any) -> bool:
+    """Whether pyannote has a class for the protocols of a task; it ignores those of others."""
+    return name == "Protocol" or hasattr(protocol_module, f"{name}Protocol")
+
+
 def _check_entry(value: Any, path: Path, keys: tuple) -> None:
-    """Entries are paths, of those that pyannote knows nothing about numbers too.
+    """Entries are paths; under keys that pyannote does not know, they may be numbers too.
 
     Those of a meta-protocol are lists of the subsets of a protocol.
     """
@@ -131,7 +139,7 @@ def _check_entry(value: Any, path: Path, keys: tuple) -> None:
 
 
 def find_protocol(name: str, path: str | Path, registry: Registry, **options) -> Protocol:
-    """Find a protocol by name; its references are checked when they are read.
+    """Find a protocol by name; names in references that it loads are checked when they are read.
 
     Parameters
     ----------
@@ -163,15 +171,30 @@ def _preprocess(protocol: Protocol, path: str | Path, file: ProtocolFile | dict)
 
 
 def _read_reference(load: Callable, path: str | Path, file: ProtocolFile) -> Any:
-    reference = load(file)
-    _check_names(reference, f"{path}: {file['uri']}")
+    with _again(file, "annotation"):
+        reference = load(file)
+        _check_names(reference, f"{path}: {file['uri']}")
     return reference
+
+
+@contextmanager
+def _again(file: ProtocolFile, key: str) -> Iterator[None]:
+    """Let what cannot be read raise whenever it is asked for.
+
+    After an error, pyannote goes on as if the key were still being evaluated, and takes what it
+    was before, unchecked.
+    """
+    try:
+        yield
+    except Exception:
+        file.evaluating_[key] = 0
+        raise
 
 
 def _check_names(reference: Any, file: str) -> None:
     """Refuse names that pyannote has read as NaN: two people of such names become one."""
     names = reference.labels() if isinstance(reference, Annotation) else ()
-    if not all(isinstance(name, str) for name in names):
+    if any(name is None or name != name for name in names):
         raise ValueError(
             f"{file}: the reference has a speaker whose name reads as a missing value (NA, None, "
             "null, ...): rename it in the RTTM"
@@ -220,7 +243,9 @@ def protocol_files(protocol: str, registry: str | Path, subset: str) -> Iterator
 
 
 def add_audio(protocol: Protocol, path: str | Path, registry: Registry) -> None:
-    """Give the files of a protocol `audio` (path) from the registry, unless they have audio.
+    """Give those files of a protocol that have no audio `audio` (path) from the registry.
+
+    If the first one has audio, so should all: nothing is done.
 
     Parameters
     ----------
@@ -234,10 +259,11 @@ def add_audio(protocol: Protocol, path: str | Path, registry: Registry) -> None:
     FileNotFoundError, ValueError
         If there are no training files, or no audio for the first one.
     """
-    with _listing(path, protocol.name, "train"):
+    name = getattr(protocol, "name", type(protocol).__name__)
+    with _listing(path, name, "train"):
         file = next(protocol.train(), None)
     if file is None:
-        raise ValueError(f"{path}: {protocol.name} lists no files in train: fill its .lst")
+        raise ValueError(f"{path}: {name} lists no files in train: fill its .lst")
     if "audio" not in file and "waveform" not in file:
         find = partial(_find_audio, FileFinder(registry), path)
         find(file)
@@ -246,19 +272,36 @@ def add_audio(protocol: Protocol, path: str | Path, registry: Registry) -> None:
 
 @contextmanager
 def _listing(path: str | Path, protocol: str, subset: str) -> Iterator[None]:
-    """Say what is wrong where a subset cannot be listed."""
+    """Say where something is wrong if a subset cannot be listed."""
     try:
         yield
-    except TypeError as error:
-        raise ValueError(f"{path}: {protocol}, {subset}: {error}") from error
+    except (TypeError, ValueError, FileNotFoundError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{path}: {protocol}, {subset}: {error}") from error
     except (AttributeError, NotImplementedError) as error:
         reason = str(error) or "a protocol that it is made of lacks what it names"
         raise ValueError(f"{path}: {protocol} has no subset {subset}: {reason}") from error
 
 
-def _find_audio(finder: FileFinder, path: str | Path, file: ProtocolFile) -> Path:
+def _find_audio(finder: FileFinder, path: str | Path, file: ProtocolFile) -> Path | None:
+    """Audio of a file: its own, None beside a waveform, or else the path from the registry."""
+    own = abs(file)
+    if "audio" in own or "waveform" in own:
+        return own.get("audio")
+    with _again(file, "audio"):
+        return _search_audio(finder, path, file)
+
+
+def _search_audio(finder: FileFinder, path: str | Path, file: ProtocolFile) -> Path:
     """Path of the audio of a file; errors say what may be wrong with the definition."""
     uri, database = file["uri"], file.get("database")
+    if database is None:
+        raise ValueError(
+            f"{path}: {uri}: no path of audio, as the file has neither `audio` nor `database`: "
+            "add one of them"
+        )
     try:
         return finder(file)
     except FileNotFoundError as error:
@@ -274,6 +317,11 @@ def _find_audio(finder: FileFinder, path: str | Path, file: ProtocolFile) -> Pat
         raise ValueError(
             f"{path}: {uri}: there is no key {{{error.args[0]}}} for the paths of database "
             f"{database}: use {{uri}} and {{database}} under `Databases`"
+        ) from error
+    except (AttributeError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"{path}: {uri}: a path of audio of database {database} is malformed ({error}): use "
+            "{uri} and {database}, in pairs of braces, under `Databases`"
         ) from error
 
 

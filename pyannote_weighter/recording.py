@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil, gcd
@@ -161,7 +162,7 @@ def open_recording(file: AudioFile, sample_rate: int) -> Iterator[Recording]:
 
     Parameters
     ----------
-    file : str, Path or Mapping
+    file : path-like or Mapping
         See `pyannote_weighter.audio.in_memory`, whose errors are raised here too.
     sample_rate : int
         In Hz.
@@ -173,7 +174,7 @@ def open_recording(file: AudioFile, sample_rate: int) -> Iterator[Recording]:
     source = file.get("audio") if isinstance(file, Mapping) else file
     in_memory = isinstance(file, Mapping) and "waveform" in file
     sound = None
-    if not in_memory and isinstance(source, str | Path) and Path(source).is_file():
+    if not in_memory and isinstance(source, str | os.PathLike) and Path(source).is_file():
         sound = _open(Path(source), sample_rate)
     if sound is None:
         yield InMemory(load_waveform(file, sample_rate))

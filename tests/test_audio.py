@@ -12,7 +12,7 @@ import torch
 
 from pyannote_weighter import audio
 from pyannote_weighter.audio import in_memory, load_waveform
-from pyannote_weighter.recording import open_recording
+from pyannote_weighter.recording import OnDisk, open_recording
 
 # headers of frames of MPEG-1 layer II, 48 kHz mono, 32 and 192 kbit/s
 SMALL, LARGE = b"\xff\xfd\x14\xc0", b"\xff\xfd\xa4\xc0"
@@ -26,13 +26,27 @@ def stereo(tmp_path):
     return path, torch.from_numpy(samples.T)
 
 
+class Named:
+    """A path-like object that is no Path."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return str(self.path)
+
+
 def test_path_and_mapping_and_file_object_read_the_same(stereo):
     path, expected = stereo
+    with open_recording(Named(path), 8000) as recording:
+        assert isinstance(recording, OnDisk)
     with path.open("rb") as opened:
         files = [
             path,
             str(path),
+            Named(path),
             {"audio": path},
+            {"audio": Named(path)},
             opened,
             {"audio": io.BytesIO(path.read_bytes())},
         ]
@@ -185,6 +199,17 @@ def test_waveforms_that_cannot_be(waveform):
         in_memory({"uri": "x", "waveform": waveform, "sample_rate": 16000})
 
 
+def test_what_can_be_shared_is_not_copied(monkeypatch):
+    def mean(*args, **kwargs):
+        raise AssertionError("a copy")
+
+    monkeypatch.setattr(torch.Tensor, "mean", mean)
+    samples = np.zeros((1, 9), dtype=np.float32)
+    assert np.shares_memory(
+        in_memory({"waveform": samples, "sample_rate": 8000})["waveform"], samples
+    )
+
+
 def test_waveforms_that_are_reversed_short_or_want_gradients():
     samples = np.arange(6.0, dtype=np.float32).reshape(2, 3)
     loaded = in_memory({"waveform": samples[:, ::-1], "sample_rate": 8000})["waveform"]
@@ -251,8 +276,9 @@ def test_wav_that_holds_more_than_its_header_says(tmp_path):
     content = wav(4.0)
     path.write_bytes(content[:40] + struct.pack("<I", 16000) + content[44:])
     message = r"crash.wav: 1.0 s are read, .* seems to hold 4.0 s: repair"
-    with pytest.warns(UserWarning, match=message):
-        assert in_memory(path)["waveform"].shape == (1, 8000)
+    for file in (path, io.BytesIO(path.read_bytes())):
+        with pytest.warns(UserWarning, match=message.removeprefix(path.name)):
+            assert in_memory(file)["waveform"].shape == (1, 8000)
     with pytest.warns(UserWarning, match=message), open_recording(path, 8000) as recording:
         assert recording.num_samples == 8000
     path.write_bytes(content[:40] + bytes(4) + content[44:])
@@ -271,7 +297,8 @@ def test_wav_without_a_warning(tmp_path, size):
     path.write_bytes(content + (chunks if size == 64000 else b""))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        assert in_memory(path)["waveform"].shape == (1, 32000)
+        for file in (path, io.BytesIO(path.read_bytes())):
+            assert in_memory(file)["waveform"].shape == (1, 32000)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "au"])
@@ -282,6 +309,19 @@ def test_file_that_was_cut_off(tmp_path, suffix):
     message = f"half.{suffix}: its header says 4.0 s, but the file holds 2.0 s: was it copied"
     with pytest.warns(UserWarning, match=message):
         assert in_memory(path)["waveform"].shape[1] == pytest.approx(16000, abs=40)
+    with pytest.warns(UserWarning, match=message.removeprefix(path.name)):
+        in_memory(io.BytesIO(path.read_bytes()))
+
+
+def test_wav_that_was_cut_off_after_long_tags(tmp_path):
+    """Notes of libsndfile have no room after them."""
+    tags = b"INFO" + 5 * (b"ICMT" + struct.pack("<I", 1000) + b"x" * 1000)
+    content = wav(4.0)
+    content = content[:36] + b"LIST" + struct.pack("<I", len(tags)) + tags + content[36:-32000]
+    (tmp_path / "half.wav").write_bytes(content)
+    for file in (tmp_path / "half.wav", io.BytesIO(content)):
+        with pytest.warns(UserWarning, match="header says 4.0 s, but the file holds 2.0 s"):
+            assert in_memory(file)["waveform"].shape == (1, 16000)
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])

@@ -232,6 +232,20 @@ def test_subsets_without_references(registry, pipeline):
     assert not HalfAndHalf.calls and not (registry.parent / "out").exists()
 
 
+@pytest.mark.parametrize("bad", ["one", "two"])
+def test_a_name_that_reads_as_missing(registry, pipeline, bad):
+    """The other file is scored, be it the first or the last."""
+    rttm = registry.parent / "all.rttm"
+    rttm.write_text(
+        rttm.read_text().replace(
+            f"{bad} 1 0.0 1.500 <NA> <NA> A", f"{bad} 1 0.0 1.500 <NA> <NA> NA"
+        )
+    )
+    results = run(registry, pipeline, rivals=False)
+    assert "reads as a missing value" in results["failures"][bad]["reading"]
+    assert set(results["files"]) == {"one", "two"} - {bad}
+
+
 def test_two_files_of_one_uri(registry, pipeline, fake_baselines):
     text = registry.read_text()
     (registry.parent / "more.lst").write_text("one\ntwo\none\n")

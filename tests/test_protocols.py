@@ -4,10 +4,12 @@ import pytest
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database import protocol as protocol_module
 from pyannote.database import registry as global_registry
+from pyannote.database.protocol.protocol import Protocol
 from pyannote.database.registry import Registry
 
 from pyannote_weighter.protocols import (
     _asked_in_place_of_the_global,
+    add_audio,
     find_protocol,
     load_registry,
     protocol_files,
@@ -90,7 +92,7 @@ def test_files_that_are_missing(tmp_path):
     with pytest.raises(ValueError, match="database.yml: Protocols.Broken is 'hello'"):
         load_registry(tmp_path / "a.yml")
     path = written(tmp_path, f"{HEAD} {{SpeakerDiarization: {{Own: {{test: {{uri: u.lst}}}}}}}}")
-    with pytest.raises(FileNotFoundError, match="u.lst"):
+    with pytest.raises(FileNotFoundError, match=f"^{path}: {NAME}, test: .*u.lst"):
         list(protocol_files(NAME, path, "test"))
 
 
@@ -115,6 +117,8 @@ Protocols:
   Legal:
     Collection:
       All: {uri: u.lst}
+    ObjectDetection:
+      Boxes: {train: {uri: u.lst, boxes: [1, 2]}}
     Segmentation:
       Music: {classes: [speech, music], train: {uri: u.lst}}
     SpeakerDiarization:
@@ -151,6 +155,21 @@ def own(folder, entries="uri: u.lst", uris="one\n", head=HEAD):
     )
 
 
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ("uri: u.lst, likes: '{uri}.txt'", "No loader for files with '.txt' suffix"),
+        ("annotated: u.uem", "Missing mandatory 'uri' entry"),
+        ("uri: latin.lst", ".*codec"),
+    ],
+)
+def test_subsets_that_cannot_be_listed(tmp_path, entries, message):
+    (tmp_path / "latin.lst").write_bytes(b"\xe9\n")
+    path = own(tmp_path, entries)
+    with pytest.raises(ValueError, match=f"^{path}: {NAME}, test: {message}"):
+        list(protocol_files(NAME, path, "test"))
+
+
 def test_entries_that_nothing_reads(tmp_path):
     (tmp_path / "likes.txt").touch()
     path = own(tmp_path, "uri: u.lst, likes: likes.txt")
@@ -169,8 +188,9 @@ def test_entries_that_nothing_reads(tmp_path):
 )
 def test_audio_that_is_not_there(tmp_path, uris, hint):
     file = next(protocol_files(NAME, own(tmp_path, uris=uris), "test"))
-    with pytest.raises(FileNotFoundError, match=f"(?s)database.yml: Could not find.*{hint}"):
-        file["audio"]
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match=f"(?s)database.yml: Could not find.*{hint}"):
+            file["audio"]
 
 
 @pytest.mark.parametrize(
@@ -178,12 +198,48 @@ def test_audio_that_is_not_there(tmp_path, uris, hint):
     [
         (HEAD.replace("Broken:", "Other:", 1), "database Broken is not under `Databases`: add"),
         (HEAD.replace("uri", "name"), "no key {name} for the paths of database Broken: use {uri}"),
+        (
+            HEAD.replace("uri", ""),
+            r"Broken is malformed \(Replacement index 0 out of .*: use {uri}",
+        ),
+        (HEAD.replace("uri}", "uri"), r"Broken is malformed \(expected '}'.*: use {uri}"),
+        (HEAD.replace("uri}", "uri.wav}"), r"Broken is malformed \('str' object.*: use {uri}"),
     ],
 )
 def test_audio_that_is_not_defined(tmp_path, head, message):
     file = next(protocol_files(NAME, own(tmp_path, head=head), "test"))
     with pytest.raises(ValueError, match=f"database.yml: one: .*{message}"):
         file["audio"]
+
+
+class Listed(Protocol):
+    """Training files that a program lists."""
+
+    def __init__(self, *files):
+        super().__init__()
+        self.listed = files
+
+    def train_iter(self):
+        return iter(self.listed)
+
+
+def test_audio_that_files_have(tmp_path):
+    """It comes before that of the registry, wherever it is in the list."""
+    path = own(tmp_path, head=HEAD.replace("nowhere", "audio"))
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "one.wav").touch()
+    one = {"uri": "one", "database": "Broken"}
+    waveform = {"waveform": [0.0], "sample_rate": 8000}
+    protocol = Listed(one, one | {"audio": "mine.wav"}, one | waveform, {"uri": "one"})
+    add_audio(protocol, path, load_registry(path))
+    *files, homeless = protocol.train()
+    assert [file["audio"] for file in files] == [tmp_path / "audio" / "one.wav", "mine.wav", None]
+    with pytest.raises(
+        ValueError, match="one: .* neither `audio` nor `database`: add one of them"
+    ):
+        homeless["audio"]
+    with pytest.raises(ValueError, match="database.yml: Listed lists no files in train"):
+        add_audio(Listed(), path, load_registry(path))
 
 
 @pytest.mark.parametrize("name", ["NA", "None", "null", "nan", "N/A"])
@@ -193,11 +249,13 @@ def test_names_that_read_as_missing(tmp_path, name):
     (tmp_path / "r.rttm").write_text(row.format("one", name) + row.format("two", "ann"))
     path = own(tmp_path, "uri: u.lst, annotation: r.rttm", "one\ntwo\n")
     one, two = protocol_files(NAME, path, "test")
-    with pytest.raises(ValueError, match="database.yml: one: .* name reads as a missing value"):
-        reference_digest(one)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="database.yml: one: .* name reads as a missing val"):
+            reference_digest(one)
     assert two["annotation"].labels() == ["ann"]
     with pytest.raises(ValueError, match="one: the reference .* rename it in the RTTM"):
         reference_digest(referenced("one", float("nan")))
+    assert reference_digest(referenced("one", 3)) == reference_digest(referenced("one", "3"))
 
 
 def test_likes_protocols_are_known(tmp_path, monkeypatch):
@@ -210,6 +268,7 @@ def test_likes_protocols_are_known(tmp_path, monkeypatch):
     monkeypatch.setattr(protocol_module, "SpeakerLikesProtocol", other)
     with pytest.raises(ValueError, match="database.yml: pyannote.database already has a Speaker"):
         load_registry(path)
+    load_registry(own(tmp_path))  # which has none
 
 
 META = """

@@ -11,6 +11,8 @@ r"""The ``.likes`` format: which speakers somebody tagged in which file.
   quotes, or has a backslash before each space. Single quotes are ordinary characters.
 - A backslash makes the next character ordinary (``\"``, ``\\``, ``\ ``, ``\#``); inside
   and outside quotes ``\n`` and ``\r`` are line breaks only within quotes.
+- A uri that holds a comma or semicolon, or ends with a colon, is read, but with a warning unless
+  it is quoted or they have a backslash: it looks like CSV.
 - ``#`` at the start of an item begins a comment. Blank lines are skipped.
 - UTF-8, with or without a byte order mark (several where files were put together).
 - A uri is the same however its accents are encoded (NFC or NFD): file names copied from macOS have
@@ -21,6 +23,7 @@ r"""The ``.likes`` format: which speakers somebody tagged in which file.
 """
 
 import os
+import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
@@ -34,6 +37,8 @@ Value = TypeVar("Value")
 _LINE_BREAKS = {"n": "\n", "r": "\r"}
 _WRITTEN = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _CURLY = "\u201c\u201d\u201e"  # what word processors make of a double quote
+# first items, unquoted, in which a comma, semicolon or final colon has no backslash
+_LIKE_CSV = re.compile(r'\s*(?!")(?:[^\s\\,;]|\\.)*(?:[,;]|:(?!\S))')
 _STRAY = {"\ufeff": "a byte order mark", "\0": "a NUL character"}  # nobody sees them
 
 
@@ -109,8 +114,7 @@ def read_likes(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
         if not items:
             continue
         uri, *names = items
-        quoted = line.lstrip("\ufeff \t").startswith('"')
-        if not quoted and ((not names and "," in uri) or uri[-1] in ",:"):
+        if _LIKE_CSV.match(line.lstrip("\ufeff")):
             warnings.warn(
                 f"{path}:{number}: {uri!r} is read as a uri, but looks like CSV: separate items "
                 "by spaces, or put the uri in double quotes.",
@@ -172,7 +176,7 @@ def quote_item(item: str) -> str:
     # isprintable() is False for every separator but the plain space, and for marks
     # that nobody sees, such as a byte order mark
     plain = item.isprintable() and not any(character in ' "\\' for character in item)
-    if plain and item[0] not in "#" + _CURLY:
+    if plain and item[0] not in "#" + _CURLY and not _LIKE_CSV.match(item):
         return item
     return '"' + item.translate(_WRITTEN) + '"'
 

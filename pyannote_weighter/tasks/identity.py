@@ -10,10 +10,7 @@ from contextlib import suppress
 from io import IOBase
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from pyannote_weighter.audio import check_path
+from pyannote_weighter.audio import as_tensor, check_path
 from pyannote_weighter.output import atomic
 from pyannote_weighter.tasks.frames import safe_name
 
@@ -57,9 +54,7 @@ def audio_id(file: Mapping, known: Path) -> str:
 
 
 def _of_waveform(waveform, sample_rate: int | None) -> str:
-    if isinstance(waveform, np.ndarray):  # tensors have one order of bytes
-        waveform = waveform.astype(waveform.dtype.newbyteorder("="))
-    samples = torch.as_tensor(waveform).detach().cpu().float().contiguous()
+    samples = as_tensor(waveform).detach().cpu().float().contiguous()
     digest = hashlib.sha256(f"{sample_rate} {tuple(samples.shape)}".encode())
     digest.update(samples.numpy().reshape(-1))
     return digest.hexdigest()

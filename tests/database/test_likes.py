@@ -93,13 +93,17 @@ def test_bad_lines_name_file_line_and_cure(tmp_path, text, line, reason):
     assert str(error.value).endswith(".")
 
 
-@pytest.mark.parametrize("line", ["ep1,Alice,Bob", "ep1: Alice", "ep1, Alice, Bob"])
+@pytest.mark.parametrize(
+    "line",
+    ["ep1,Alice,Bob", "ep1: Alice", "ep1, Alice, Bob", "ep1,Anna Lee", "ep1;Ann", r"ep\ 1\,a;: B"],
+)
 def test_lines_of_other_formats_are_told_of(tmp_path, line):
-    with pytest.warns(UserWarning, match="train.likes:2: 'ep1.*looks like CSV: separate items"):
+    with pytest.warns(UserWarning, match="train.likes:2: 'ep ?1.*looks like CSV: separate items"):
         read_likes(_file(tmp_path, f"# uri\n{line}\n"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_likes(_file(tmp_path, '"ep1,2"\n"ep:" Ann\nep1,3 Smith,\\ Ann Bob:\n'))
+        read_likes(_file(tmp_path, '"ep1,2"\n"ep:" Ann\nep1\\,3 Smith,\\ Ann Bob:\n'))
+        read_likes(_file(tmp_path, 'ep1\\, Ann;\nep2\\: Ann # a, b\nep:3 "a,b"\n# a, b: c\n'))
 
 
 def test_uri_listed_twice_names_both_lines(tmp_path):
@@ -166,6 +170,14 @@ def test_written_files_are_readable(tmp_path):
     path = tmp_path / "train.likes"
     write_likes(path, {"ep1": ["Alice", "Anna Lee"], "ep2": (), "ep3": None, "ep4": {"Émile": 1}})
     assert path.read_text("utf-8") == 'ep1 Alice "Anna Lee"\nep2\nep4 Émile\n'
+
+
+def test_uris_that_look_like_csv_are_written_in_quotes(tmp_path):
+    path, likes = tmp_path / "train.likes", {"ep1,2": ("Ann",), "ep;1": (), "ep:": ("Bob",)}
+    write_likes(path, likes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_likes(path) == likes
 
 
 def test_folders_are_made(tmp_path):

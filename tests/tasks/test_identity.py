@@ -114,7 +114,10 @@ def test_waveforms(known):
     waveform = torch.linspace(-1, 1, 1000).reshape(2, 500)
     name = audio_id({"waveform": waveform, "sample_rate": 16000}, known)
     foreign = waveform.numpy().astype(">f4")
-    for same in (waveform.numpy(), waveform.T.contiguous().T, waveform.double().numpy(), foreign):
+    backwards = waveform.numpy()[:, ::-1].copy()[:, ::-1]
+    whole = waveform.numpy()
+    assert np.shares_memory(identity.as_tensor(whole), whole)  # long ones are not copied
+    for same in (whole, waveform.T.contiguous().T, waveform.double().numpy(), foreign, backwards):
         assert audio_id({"waveform": same, "sample_rate": 16000}, known) == name
     changed = waveform.clone()
     changed[1, 250] = 0.1
