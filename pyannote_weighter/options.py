@@ -21,6 +21,10 @@ def _is_above_zero(value: Any) -> bool:
 
 
 COUNT: Rule = "a whole number of at least 1", lambda value: is_whole(value) and value >= 1
+COUNT_OR_ZERO: Rule = (
+    "a whole number of at least 0",
+    lambda value: is_whole(value) and value >= 0,
+)
 COUNT_OR_NONE: Rule = "None, or a whole number of at least 1", lambda v: v is None or COUNT[1](v)
 ABOVE_ZERO: Rule = "a number above 0", _is_above_zero
 AT_LEAST_ZERO: Rule = (

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from pyannote_weighter.losses.elementwise import bce, entropy_maximization
 from pyannote_weighter.matching import EPSILON, distinct_likes
-from pyannote_weighter.options import AT_LEAST_ZERO, SHARE, check_options, is_whole
+from pyannote_weighter.options import AT_LEAST_ZERO, COUNT_OR_ZERO, SHARE, check_options
 from pyannote_weighter.weighting import full_precision
 
 RARE = 1e-4  # below, probabilities add up
 START = 0.2  # of the share of speakers who are expected
 _INSIDE = "a number from 1e-6 to 1 - 1e-6", lambda value: 1e-6 <= value <= 1 - 1e-6
-_EPOCHS = "a whole number of at least 0", lambda value: is_whole(value) and value >= 0
 
 
 def any_slot(confidence: Tensor, log_posteriors: Tensor) -> Tensor:
@@ -275,8 +274,8 @@ class PseudoLabels(nn.Module):
     ):
         super().__init__()
         check_options(
-            {"warm_up": _EPOCHS, "share": SHARE, "alpha": AT_LEAST_ZERO, "beta": AT_LEAST_ZERO},
-            warm_up=warm_up, share=share, alpha=alpha, beta=beta,
+            dict(alpha=AT_LEAST_ZERO, beta=AT_LEAST_ZERO, share=SHARE, warm_up=COUNT_OR_ZERO),
+            alpha=alpha, beta=beta, share=share, warm_up=warm_up,
         )  # fmt: skip
         if warm_up >= num_epochs:
             raise ValueError(f"warm_up is {warm_up}: choose fewer than the {num_epochs} epochs")

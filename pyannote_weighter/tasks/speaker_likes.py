@@ -23,7 +23,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.options import Rule, check_options, is_whole
+from pyannote_weighter.options import (
+    ABOVE_ZERO,
+    AT_LEAST_ZERO,
+    COUNT,
+    COUNT_OR_ZERO,
+    Rule,
+    check_options,
+)
 from pyannote_weighter.segmentation import get_segmentation, segmentation_inference
 from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.crops import TrainingFiles
@@ -48,21 +55,19 @@ from pyannote_weighter.tasks.validation import Validation
 
 NO_FIT = 1000
 """Epochs that a loss is told of where nothing is trained."""
-_PRICE = "a number of at least 0", lambda value: 0 <= value < math.inf
-_ABOVE = "a number above 0", lambda value: 0 < value < math.inf
 ALLOWED: dict[str, Rule] = {
     "segmentation_step": ("a share above 0, at most 1", lambda value: 0 < value <= 1),
-    "duration": _ABOVE,
-    "batch_size": ("a whole number of at least 1", lambda value: is_whole(value) and value >= 1),
-    "num_workers": ("a whole number of at least 0", lambda value: is_whole(value) and value >= 0),
+    "duration": ABOVE_ZERO,
+    "batch_size": COUNT,
+    "num_workers": COUNT_OR_ZERO,
     "wrong_likes": ("a share from 0 to under 0.5", lambda value: 0 <= value < 0.5),
-    "temperature": _ABOVE,
+    "temperature": ABOVE_ZERO,
     "splice": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
-    "alignment": _PRICE,
-    "reference": _PRICE,
-    "learning_rate": _PRICE,
-    "classifier_learning_rate": _PRICE,
-    "encoder_learning_rate": _PRICE,
+    "alignment": AT_LEAST_ZERO,
+    "reference": AT_LEAST_ZERO,
+    "learning_rate": AT_LEAST_ZERO,
+    "classifier_learning_rate": AT_LEAST_ZERO,
+    "encoder_learning_rate": AT_LEAST_ZERO,
 }
 """What numbers among the options of `SpeakerLikes` may be."""
 
