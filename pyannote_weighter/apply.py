@@ -24,16 +24,15 @@ from pyannote_weighter.archive import (
 from pyannote_weighter.audio import in_memory, open_sound
 from pyannote_weighter.database.likes import composed
 from pyannote_weighter.output import (
+    TURNS,
     annotation_of,
     check_folder,
+    check_formats,
     confidences,
     encodable,
     to_json,
-    write_audacity,
-    write_csv,
     write_json,
     write_rttm,
-    write_webvtt,
 )
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.recording import open_recording
@@ -48,9 +47,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # for the 
 FORMATS = {
     "rttm": "rttm",
     "json": "json",
-    "csv": "csv",
-    "audacity": "txt",
-    "webvtt": "vtt",
+    **{form: ending for form, (ending, _) in TURNS.items()},
     "png": "png",
 }
 """Formats that can be written, and how the names of their files end."""
@@ -112,7 +109,7 @@ def apply_to_files(
     into, console = Path(into), console or Console(stderr=True)
     files = [files] if isinstance(files, str | Path) else files
     files = list(dict.fromkeys(Path(file) for file in files))
-    check_formats(formats)
+    check_formats(formats, FORMATS)
     check_names(files, into)
     likes = check_likes(files, likes)
     check_recordings(files, into, formats)
@@ -188,15 +185,6 @@ def _read(file: Path, by_pieces: bool) -> dict:
         if size > LARGEST:
             return {"audio": file, "uri": file.stem}
     return in_memory(file)
-
-
-def check_formats(formats: Sequence[str]) -> None:
-    """Refuse formats that cannot be written."""
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise ValueError(
-            f"unknown format {', '.join(unknown) or '(none)'}: choose from {', '.join(FORMATS)}"
-        )
 
 
 def check_names(files: Sequence[Path], into: Path) -> None:
@@ -345,12 +333,9 @@ def _write(
         write_rttm(diarization, paths["rttm"])
     if "json" in paths:
         write_json(to_json(output, name, source), paths["json"])
-    if "csv" in paths:
-        write_csv(output, paths["csv"])
-    if "audacity" in paths:
-        write_audacity(output, paths["audacity"])
-    if "webvtt" in paths:
-        write_webvtt(output, paths["webvtt"])
+    for form, (_, write) in TURNS.items():
+        if form in paths:
+            write(output, paths[form])
     if "png" in paths:
         from pyannote_weighter.plots import envelope, plot_diarization
 

@@ -16,11 +16,20 @@ from pyannote.core import Annotation, Segment
 
 from pyannote_weighter.database.likes import by_recording, composed
 from pyannote_weighter.naming import Match, Speakers, Voices, learn_voices
-from pyannote_weighter.output import encodable, one_field, write_json, write_rttm
+from pyannote_weighter.output import (
+    TURNS,
+    encodable,
+    one_field,
+    one_line,
+    write_json,
+    write_rttm,
+)
 
 Names = TypeVar("Names", bound=Sequence[str] | None)
 
 VOICES = "voices.safetensors"
+FORMATS = ("rttm", "json", *TURNS)
+"""Formats that results with names can be written in."""
 
 
 class Result(NamedTuple):
@@ -276,10 +285,11 @@ def name_results(
     into: str | Path,
     likes: Mapping[str, Sequence[str]] | None = None,
     voices: Voices | None = None,
+    formats: Sequence[str] = ("rttm", "json"),
 ) -> Summary:
     """Name the speakers of results by likes, or by voices that were learned before.
 
-    Writes ``<into>/<name of the result>.json`` and ``.rttm``, and with likes
+    Writes ``<into>/<name of the result>.json``, the same in other formats, and with likes
     ``<into>/voices.safetensors``. In JSON a speaker who has a name has also "was", the label
     before, and "cosine", how alike the voice is.
 
@@ -292,6 +302,8 @@ def name_results(
         Names by recording, see `pyannote_weighter.database.read_likes`.
     voices : Voices, optional
         In place of likes.
+    formats : sequence of str, optional
+        Of `FORMATS`. JSON is written in any case: it tells whose results the others are.
 
     Returns
     -------
@@ -329,10 +341,11 @@ def name_results(
         voices = replace(voices, embedding_id=embedding_id)
     else:
         matches = [voices.recognize(speakers) for speakers in files]
-    named = [_named(result, found) for result, found in zip(results, matches, strict=True)]
+    named = [
+        _named(result, found, formats) for result, found in zip(results, matches, strict=True)
+    ]
     for result, content in zip(results, named, strict=True):
-        write_json(content, into / f"{result.path.stem}.json")
-        write_rttm(to_annotation(content), into / f"{result.path.stem}.rttm")
+        _write(content, into, result.path.stem, formats)
     if likes is not None:
         voices.save(into / VOICES)
     by_uri = {result.uri: found for result, found in zip(results, matches, strict=True)}
@@ -340,7 +353,32 @@ def name_results(
     return Summary(voices, by_uri, unclear, doubtful, unused, gone)
 
 
-def _named(result: Result, matches: Mapping[str, Match]) -> dict:
+def _write(content: dict, into: Path, name: str, formats: Sequence[str]) -> None:
+    output = _Turns(content)
+    write_json(content, into / f"{name}.json")
+    if "rttm" in formats:
+        write_rttm(output.speaker_diarization, into / f"{name}.rttm")
+    for form, (ending, write) in TURNS.items():
+        if form in formats:
+            write(output, into / f"{name}.{ending}")
+
+
+class _Turns:
+    """Turns of a result as a pipeline gives them, with their confidence where it is known."""
+
+    def __init__(self, content: dict):
+        self.speaker_diarization = to_annotation(content)
+        self.known = {
+            (turn["start"], turn["speaker"]): turn.get("confidence")
+            for turn in content["diarization"]
+        }
+
+    def turn_confidence(self, turn: Segment, speaker: str) -> float | None:
+        """Confidence of one of the turns."""
+        return self.known[turn.start, speaker]
+
+
+def _named(result: Result, matches: Mapping[str, Match], formats: Sequence[str]) -> dict:
     """Content with the names of those who are known."""
     labels = [entry["speaker"] for entry in result.content["speakers"]]
     if taken := {match.name for match in matches.values()} & (set(labels) - set(matches)):
@@ -349,11 +387,12 @@ def _named(result: Result, matches: Mapping[str, Match]) -> dict:
             "choose another name in the likes"
         )
     names = {label: matches[label].name if label in matches else label for label in labels}
-    if len({one_field(name) for name in names.values()}) < len(names):
-        raise ValueError(
-            f"{result.path}: names that differ only in spaces cannot be told apart in RTTM: "
-            f"{sorted(names.values())}"
-        )
+    for form, written in {"rttm": one_field, "audacity": one_line, "webvtt": one_line}.items():
+        if form in formats and len({written(name) for name in names.values()}) < len(names):
+            raise ValueError(
+                f"{result.path}: names that differ only in spaces cannot be told apart in {form}: "
+                f"{sorted(names.values())}"
+            )
     content = _renamed(result.content, names)
     for entry, label in zip(content["speakers"], labels, strict=True):
         if label in matches:

@@ -98,24 +98,24 @@ def apply(
     """Diarize files. The exit code is 1 when a file failed; the others are still done."""
     _quiet()
     from pyannote_weighter.apply import (
+        FORMATS,
         apply_to_files,
         check_bounds,
-        check_formats,
         check_likes,
         check_names,
         check_recordings,
     )
     from pyannote_weighter.database import read_likes
-    from pyannote_weighter.output import check_folder
+    from pyannote_weighter.output import check_folder, check_formats
 
-    wanted = [name.strip() for name in formats.split(",") if name.strip()]
+    wanted = _listed(formats)
     unique = list(dict.fromkeys(files))
     options = {
         "num_speakers": num_speakers,
         "min_speakers": min_speakers,
         "max_speakers": max_speakers,
     }
-    check_formats(wanted)  # before the models are loaded
+    check_formats(wanted, FORMATS)  # before the models are loaded
     check_bounds(options)
     check_names(unique, into)
     liked = None if likes is None else read_likes(likes)
@@ -224,25 +224,35 @@ def name(
     voices: Annotated[
         Path | None, typer.Option(help="voices.safetensors of an earlier run, instead of likes.")
     ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Any of rttm, json, csv, audacity (label track, .txt), webvtt (.vtt), separated "
+            "by commas; JSON is always written.",
+        ),
+    ] = "rttm,json",
 ) -> None:
     """Name speakers across recordings, by likes or by voices that were learned from them.
 
-    No training: it goes by the embeddings in the JSON of `apply`. Writes named .json and .rttm,
-    and with --likes voices.safetensors.
+    No training: it goes by the embeddings in the JSON of `apply`. Writes results with names, and
+    with --likes voices.safetensors.
     """
     if (likes is None) == (voices is None):
         raise ValueError("give either --likes or --voices")
     _quiet()
-    from pyannote_weighter.archive import VOICES, name_results, read_results
+    from pyannote_weighter.archive import FORMATS, VOICES, name_results, read_results
     from pyannote_weighter.database import read_likes
     from pyannote_weighter.naming import Voices
-    from pyannote_weighter.output import check_folder
+    from pyannote_weighter.output import check_folder, check_formats
 
+    wanted = _listed(formats)
+    check_formats(wanted, FORMATS)
     given = read_likes(likes) if likes else None
     known = Voices.load(voices) if voices else None
     read = read_results(results)
     check_folder(into)
-    summary = name_results(read, into, given, known)
+    summary = name_results(read, into, given, known, wanted)
     for together in summary.unclear:
         typer.echo(
             f"{', '.join(together)}: liked in the same recordings, or one voice fits all of them; "
@@ -301,6 +311,11 @@ def find(
 def _column(text: str) -> str:
     """Text without tabs and line breaks, which become spaces."""
     return " ".join(str(text).replace("\t", " ").splitlines())
+
+
+def _listed(names: str) -> list[str]:
+    """Names that are separated by commas."""
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _device(name: str) -> str:

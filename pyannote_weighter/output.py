@@ -6,7 +6,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -107,7 +107,7 @@ def write_audacity(output, path: str | Path) -> None:
     ValueError
         When two names would become one.
     """
-    names = _names(annotation_of(output), _one_line, "Audacity labels")
+    names = _names(annotation_of(output), one_line, "Audacity labels")
     with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for turn in turns(output):
             file.write(f"{turn['start']:.3f}\t{turn['end']:.3f}\t{names[turn['speaker']]}\n")
@@ -129,7 +129,7 @@ def write_webvtt(output, path: str | Path) -> None:
     ValueError
         When two names would become one: parsers take every run of white space for one space.
     """
-    names = _names(annotation_of(output), _one_line, "WebVTT")
+    names = _names(annotation_of(output), one_line, "WebVTT")
     blocks = ["WEBVTT\n"]
     for turn in turns(output):
         start, end = (max(0, round(1000 * turn[bound])) for bound in ("start", "end"))
@@ -138,6 +138,26 @@ def write_webvtt(output, path: str | Path) -> None:
         blocks.append(f"{times}\n<v {name}>{name}\n")
     with atomic(path) as unfinished:
         unfinished.write_text("\n".join(blocks), encoding="utf-8")
+
+
+TURNS = {
+    "csv": ("csv", write_csv),
+    "audacity": ("txt", write_audacity),
+    "webvtt": ("vtt", write_webvtt),
+}
+"""Formats of turns with what else is known of them: how the names of files end, what writes them.
+
+All take the output of a pipeline or an annotation, and a path.
+"""
+
+
+def check_formats(formats: Sequence[str], known: Collection[str]) -> None:
+    """Refuse formats that cannot be written."""
+    unknown = [name for name in formats if name not in known]
+    if unknown or not formats:
+        raise ValueError(
+            f"unknown format {', '.join(unknown) or '(none)'}: choose from {', '.join(known)}"
+        )
 
 
 def _timestamp(milliseconds: int) -> str:
@@ -168,7 +188,8 @@ def encodable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _one_line(text: Any) -> str:
+def one_line(text: Any) -> str:
+    """Text as a line without tabs, in which every run of white space is one space."""
     return " ".join(str(text).split()) or "_"
 
 

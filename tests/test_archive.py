@@ -1,5 +1,6 @@
 """Naming and searching the results of `apply`."""
 
+import csv
 import json
 import os
 import re
@@ -72,6 +73,43 @@ def test_names_are_written_wherever_a_speaker_is_named(tmp_path):
         assert annotation.label_duration(people[1].replace(" ", "_")) == pytest.approx(3.0)
         assert content["uri"] == uri
     assert Voices.load(tmp_path / "named" / VOICES).names == tuple(sorted(PEOPLE))
+
+
+def test_names_in_other_formats(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    content = json.loads(paths[0].read_text())
+    content["diarization"][0]["confidence"] = 0.75
+    paths[0].write_text(json.dumps(content))
+    write_likes(tmp_path / "all.likes", present)
+    run = run_cli(
+        "name", *map(str, paths), "--likes", str(tmp_path / "all.likes"),
+        "--into", str(tmp_path / "named"), "--format", "csv,webvtt, audacity",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    stem = tmp_path / "named" / paths[0].stem
+    endings = {path.suffix for path in (tmp_path / "named").iterdir() if path.stem == stem.name}
+    assert endings == {".json", ".csv", ".vtt", ".txt"}
+    who = present["file 00"]
+    with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    times = [[f"{10 * k + at:.3f}", f"{10 * k + at + 1.5:.3f}"]
+             for at in (0.5, 100.5) for k in range(len(who))]  # fmt: skip
+    assert [[row["start"], row["end"]] for row in rows] == times
+    assert [row["speaker"] for row in rows] == 2 * list(who)
+    assert [row["confidence"] for row in rows] == ["0.75"] + [""] * (len(rows) - 1)
+    first = stem.with_suffix(".txt").read_text(encoding="utf-8").splitlines()[0]
+    assert first == f"0.500\t2.000\t{who[0]}"
+    assert f"<v {who[0]}>{who[0]}" in stem.with_suffix(".vtt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("formats", "said"), [("png", "png"), ("", "(none)"), ("rttm,x", "x")])
+def test_formats_that_names_are_not_written_in(tmp_path, formats, said):
+    paths, _ = write_results(tmp_path / "results", 2)
+    run = run_cli("name", str(paths[0]), "--voices", "v", "--into", str(tmp_path / "named"),
+                  "--format", formats)  # fmt: skip
+    assert run.exit_code == 1 and isinstance(run.exception, ValueError)
+    assert f"unknown format {said}: choose from rttm, json, csv" in str(run.exception)
+    assert not (tmp_path / "named").exists()
 
 
 def test_named_results_can_be_named_again(tmp_path):
@@ -191,13 +229,16 @@ def test_results_that_would_be_one_file_are_refused(tmp_path):
     assert not (tmp_path / "named").exists()
 
 
-def test_names_that_are_one_in_rttm_are_refused_before_anything_is_written(tmp_path):
+@pytest.mark.parametrize(
+    ("form", "other"), [("rttm", "Anna_Lee"), ("audacity", "Anna  Lee"), ("webvtt", "Anna  Lee")]
+)
+def test_names_that_become_one_are_refused_before_anything_is_written(tmp_path, form, other):
     paths, present = write_results(tmp_path / "results")
-    change = {PEOPLE[0]: "Anna Lee", PEOPLE[1]: "Anna_Lee"}
+    change = {PEOPLE[0]: "Anna Lee", PEOPLE[1]: other}
     assert any({PEOPLE[0], PEOPLE[1]} <= set(people) for people in present.values())
     likes = {uri: [change.get(n, n) for n in people] for uri, people in present.items()}
-    with pytest.raises(ValueError, match="differ only in spaces"):
-        name_results(read_results(paths), tmp_path / "named", likes)
+    with pytest.raises(ValueError, match=f"differ only in spaces cannot be told apart in {form}"):
+        name_results(read_results(paths), tmp_path / "named", likes, formats=[form])
     assert not (tmp_path / "named").exists()
 
 
