@@ -150,7 +150,7 @@ def apply_to_files(
                 writing = True
                 _write(output, audio, source, into, file.stem, formats)
             except Exception as error:  # a file that fails does not keep the others from it
-                if writing and getattr(error, "errno", None) in UNWRITABLE:
+                if writing and _is_unwritable(into, getattr(error, "errno", None)):
                     raise OSError(
                         error.errno,
                         f"stopped at {file}, since {into} cannot be written to any more: "
@@ -162,6 +162,21 @@ def apply_to_files(
             progress.remove_task(step)
             progress.advance(whole)
     return failures
+
+
+def _is_unwritable(into: Path, number: int | None) -> bool:
+    """Whether a folder takes no files any more, after this error of one file.
+
+    On Windows a file that is open in another program gives the error of a folder without
+    permission.
+    """
+    if number != errno.EACCES:
+        return number in UNWRITABLE
+    try:
+        check_folder(into)
+    except OSError:
+        return True
+    return False
 
 
 def _read_ahead(files: Sequence[Path], by_pieces: bool) -> Iterator[tuple[Path, Future]]:

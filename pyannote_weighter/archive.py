@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,8 +64,13 @@ def read_content(path: Path) -> dict[str, Any]:
     ValueError
         If it is no result, see `pyannote_weighter.output.to_json`.
     """
-    text = path.read_text(encoding="utf-8")
-    content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except UnicodeDecodeError:  # which would tell all that is there
+        raise ValueError("not UTF-8") from None
+    except RecursionError:
+        raise ValueError("too many lists or objects inside each other") from None
     if not isinstance(content, dict):
         raise ValueError("no object with uri, speakers and diarization")
     if not isinstance(content.get("uri", 0), str | None):  # null where nobody knew it
@@ -98,7 +104,7 @@ def audio_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def place_of(path: str | Path) -> str:
     """Digest of an absolute path: tells whether two are one, and not where that is."""
-    absolute = encodable(os.path.abspath(path))
+    absolute = encodable(os.path.normcase(os.path.abspath(path)))
     return hashlib.sha256(absolute.encode()).hexdigest()[:16]
 
 
@@ -138,7 +144,7 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
             raise FileNotFoundError(f"{path}: no such file; results are JSON that `apply` wrote")
         try:
             result = _read(path)
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{path}: no result with embeddings, as `pyannote-weighter apply --format json` "
                 f"writes them ({error!r})"
@@ -153,12 +159,18 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
 
 
 def _read(path: Path) -> Result:
-    """Read a result; ValueError, KeyError, TypeError or OverflowError where it is none."""
+    """Read a result; see `read_results` for the errors where it is none."""
     content = read_content(path)
     if content["uri"] is None:
         raise ValueError("uri is null")
     if not isinstance(content.get("embedding_id"), str | None):
         raise ValueError("embedding_id is no text")
+    text = json.dumps(content, ensure_ascii=False)
+    if encodable(text) != text:
+        raise ValueError("it holds what UTF-8 cannot (lone surrogates)")
+    for entry in content["speakers"]:
+        if not isinstance(entry["speaker"], str) or not isinstance(entry.get("was", ""), str):
+            raise ValueError("what a speaker is or was called is no text")
     was = {e["speaker"]: e.pop("was", e["speaker"]) for e in content["speakers"]}
     if len(set(was.values())) < len(content["speakers"]):
         raise ValueError("two speakers have one label")
@@ -166,20 +178,27 @@ def _read(path: Path) -> Result:
         entry.pop("cosine", None)
     content = _renamed(content, was)
     entries = content["speakers"]
-    embeddings = np.array([entry["embedding"] for entry in entries], dtype=np.float32)
-    seconds = np.array([entry["duration"] for entry in entries], dtype=np.float32)
+    embeddings = np.array([_numbers(entry["embedding"]) for entry in entries], dtype=np.float32)
+    seconds = np.array(_numbers([entry["duration"] for entry in entries]), dtype=np.float32)
     if entries and not (embeddings.ndim == 2 and np.isfinite(embeddings).all()):
         raise ValueError("embeddings are not finite numbers, as many for each speaker")
     if entries and not embeddings.size:
         raise ValueError("embeddings are empty")
-    if not np.isfinite(seconds).all():
-        raise ValueError("durations are not finite")
+    if not (np.isfinite(seconds) & (seconds >= 0)).all():
+        raise ValueError("durations are not finite, or less than 0")
     for turn in content["diarization"]:
         finite = math.isfinite(turn["start"]) and math.isfinite(turn["end"])
         if not finite or turn["start"] > turn["end"]:
             raise ValueError(f"a turn from {turn['start']} to {turn['end']} s")
     speakers = Speakers([entry["speaker"] for entry in entries], embeddings, seconds)
     return Result(path, content, {label: name for name, label in was.items()}, speakers)
+
+
+def _numbers(values: Sequence[Any]) -> Sequence[float]:
+    """Values that are numbers in JSON: NumPy would take digits in quotes and true as well."""
+    if not all(type(value) in (int, float) for value in values):
+        raise ValueError("embeddings and durations are not all numbers")
+    return values
 
 
 def _renamed(content: dict, names: Mapping[str, str]) -> dict:
@@ -278,6 +297,8 @@ class Summary(NamedTuple):
     """Recordings with likes of which no result was given."""
     gone: list[str]
     """Names whose voices were in the file that was replaced, and have none any more."""
+    stale: dict[Path, str]
+    """Files in other formats (those of `FORMATS`) that lie beside and keep labels from before."""
 
 
 def name_results(
@@ -316,6 +337,9 @@ def name_results(
         somebody else, two results would be one file, or there is JSON in their place that is of
         another recording or no result, or a file of voices with none of the names of the likes;
         nothing has been written then.
+    OSError
+        If a file cannot be written. Those before it are, each of them whole, voices first: the
+        same call writes all of them again.
     """
     into, unclear, doubtful, unused, known = Path(into), [], [], [], set()
     by_stem: dict[str, Path] = {}
@@ -344,13 +368,27 @@ def name_results(
     named = [
         _named(result, found, formats) for result, found in zip(results, matches, strict=True)
     ]
-    for result, content in zip(results, named, strict=True):
-        _write(content, into, result.path.stem, formats)
-    if likes is not None:
-        voices.save(into / VOICES)
+    written, path = 0, into / VOICES
+    try:
+        if likes is not None:
+            voices.save(path)
+        for result, content in zip(results, named, strict=True):
+            path = into / f"{result.path.stem}.json"
+            _write(content, into, result.path.stem, formats)
+            written += 1
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"stopped at {path} or the same in another format: {error.strerror}. {written} of "
+            f"{len(results)} results are written with names. Make room, or close the file where "
+            "it is open, and run the command again: it writes all of them",
+        ) from error
     by_uri = {result.uri: found for result, found in zip(results, matches, strict=True)}
     gone = sorted(known.difference(voices.names))
-    return Summary(voices, by_uri, unclear, doubtful, unused, gone)
+    stale: dict[Path, str] = {}
+    for result, content in zip(results, named, strict=True):
+        stale |= _stale(result, content, into, formats)
+    return Summary(voices, by_uri, unclear, doubtful, unused, gone, stale)
 
 
 def _write(content: dict, into: Path, name: str, formats: Sequence[str]) -> None:
@@ -361,6 +399,24 @@ def _write(content: dict, into: Path, name: str, formats: Sequence[str]) -> None
     for form, (ending, write) in TURNS.items():
         if form in formats:
             write(output, into / f"{name}.{ending}")
+
+
+def _stale(result: Result, content: dict, into: Path, formats: Sequence[str]) -> dict[Path, str]:
+    """Files that are not written, and hold a label that a speaker has no more, to their format."""
+    names = [entry["speaker"] for entry in content["speakers"]]
+    before = set(result.names) - set(names)
+    before |= {old for old, new in zip(result.names.values(), names, strict=True) if old != new}
+    endings = {"rttm": "rttm", **{form: ending for form, (ending, _) in TURNS.items()}}
+    found = {}
+    for form in endings.keys() - set(formats):
+        path = into / f"{result.path.stem}.{endings[form]}"
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # mostly there is none
+            continue
+        if any(re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text) for label in before):
+            found[path] = form
+    return found
 
 
 class _Turns:
@@ -439,9 +495,10 @@ def find_voice(name: str, results: Sequence[Result], voices: Voices) -> list[Hit
         alike = [known for known in voices.names if known.casefold() == name.casefold()]
         said = f"; there is {' and '.join(alike)}" if alike else ""
         some = ", ".join(voices.names[:20]) + (", ..." if len(voices.names) > 20 else "")
+        known = f"{len(voices.names)} are known ({some})" if some else "`name` learned no voice"
         raise ValueError(
-            f"no voice of {name!r}{said}. {len(voices.names)} are known ({some}): a name needs "
-            "likes in two recordings in which its voice recurs"
+            f"no voice of {name!r}{said}. {known}: a name needs likes in two recordings in which "
+            "its voice recurs"
         )
     _embedding_id(results, voices)
     column, hits = voices.names.index(name), []

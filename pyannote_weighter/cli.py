@@ -6,14 +6,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from pyannote_weighter import __version__
 
 # no telemetry unless asked for: set before pyannote is imported
 os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
 
+
+class _Commands(TyperGroup):
+    """Commands whose errors are told: Typer takes the end of a file for Ctrl-D, and just stops."""
+
+    def invoke(self, ctx):
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise OSError(f"a file ends too early, it may be damaged: {error}") from error
+
+
 app = typer.Typer(
     name="pyannote-weighter",
+    cls=_Commands,
     help="Speaker diarization that learns from likes.",
     no_args_is_help=True,
     add_completion=False,
@@ -199,19 +213,21 @@ def train(
     _quiet()
     _quiet_lightning()
     from lightning.pytorch.utilities import rank_zero_only
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from pyannote_weighter.training import train as run
 
+    say = rank_zero_only(typer.echo)  # of several processes, one
     try:
         folder = run(config, into, resume, seed)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the second of the first
-        stopped = isinstance(error, KeyboardInterrupt)
-        if not stopped and not isinstance(error.__context__, KeyboardInterrupt):
+        terminated = isinstance(error, SIGTERMException)
+        if not (terminated or KeyboardInterrupt in map(type, (error, error.__context__))):
             raise
         if (into / "checkpoints" / "last.ckpt").is_file():
-            typer.echo("stopped: --resume goes on after the last whole epoch", err=True)
-        raise typer.Exit(130) from None
-    rank_zero_only(typer.echo)(f"pipeline: {folder}")  # of several processes, one says it
+            say("stopped: --resume goes on after the last whole epoch", err=True)
+        raise typer.Exit(143 if terminated else 130) from None
+    say(f"pipeline: {folder}")
 
 
 @app.command()
@@ -272,6 +288,14 @@ def name(
         typer.echo(
             f"{into / VOICES}: {', '.join(summary.gone)} had a voice there before, and has none "
             "any more",
+            err=True,
+        )
+    if summary.stale:
+        stale = sorted(path.name for path in summary.stale)
+        some = ", ".join(stale[:3]) + (" ..." if len(stale) > 3 else "")
+        typer.echo(
+            f"{len(stale)} files in other formats keep the labels from before ({some}): --format "
+            f"{','.join(sorted(set(summary.stale.values())))} writes them with names",
             err=True,
         )
     named = sum(map(len, summary.matches.values()))

@@ -9,6 +9,7 @@ then known, and found in files that nobody has tagged.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from scipy.sparse.csgraph import connected_components
 
-from pyannote_weighter.output import atomic
+from pyannote_weighter.output import atomic, encodable
 from pyannote_weighter.prototypes import (
     MARGIN,
     STRANGERS,
@@ -148,18 +149,43 @@ class Voices:
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["voices"])
-                vectors = file.get_tensor("vectors").numpy()
+                vectors = file.get_tensor("vectors")
+            _check_voices(about, vectors)
             return cls(
                 tuple(about["names"]),
-                vectors,
+                vectors.to(torch.float32, copy=True).numpy(),  # else a map of the file
                 about["by_chance"],
                 tuple(about["num_files"]),
                 about.get("embedding_id"),
             )
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (
+            SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError
+        ) as error:  # fmt: skip
             raise ValueError(
                 f"{path}: no file of voices, as `name` writes them: {error}"
             ) from None
+
+
+def _check_voices(about: dict, vectors: torch.Tensor) -> None:
+    """Refuse voices that `Voices.save` cannot have written."""
+    names, files = about["names"], about["num_files"]
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError("names are no list of texts")
+    if len(set(names)) < len(names):
+        raise ValueError("two voices have one name")
+    if any(encodable(name) != name for name in names):
+        raise ValueError("a name holds what UTF-8 cannot (lone surrogates)")
+    if vectors.ndim != 2 or not vectors.is_floating_point():
+        raise ValueError("vectors are not floating-point numbers in two dimensions")
+    if not isinstance(files, list) or not len(names) == len(vectors) == len(files):
+        raise ValueError("there are not as many names as vectors and numbers of files")
+    lengths = vectors.float().norm(dim=-1)
+    if not ((lengths - 1).abs() < 1e-3).all():  # nor where they are NaN
+        raise ValueError("vectors are not of unit length")
+    if not math.isfinite(about["by_chance"]):
+        raise ValueError("by_chance is not finite")
+    if not isinstance(about.get("embedding_id"), str | None):
+        raise ValueError("embedding_id is no text")
 
 
 class Named(NamedTuple):

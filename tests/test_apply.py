@@ -325,7 +325,7 @@ def test_results_that_do_not_say_of_what_they_are_count_as_done(tmp_path, audio,
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "\udce9", '{"audio": 3}', '{"text": "Hello.", "segments": []}',
+    ["", "[]", "{}", "\udce9", "[" * 100_000, '{"audio": 3}', '{"text": "Hello.", "segments": []}',
      '{"uri": 3, "speakers": [], "diarization": []}',
      '{"uri": "talk", "speakers": {}, "diarization": []}',
      '{"uri": "talk", "speakers": [], "diarization": "none"}'],
@@ -372,8 +372,12 @@ def test_a_full_disk_ends_it(tmp_path, audio, monkeypatch, number):
 
     def fail(content, path):
         if path.stem == "b":
+            monkeypatch.setattr(apply, "check_folder", refuse)
             raise OSError(number, os.strerror(number))
         write(content, path)
+
+    def refuse(into):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(apply, "write_json", fail)
     HalfAndHalf.calls.clear()
@@ -381,6 +385,21 @@ def test_a_full_disk_ends_it(tmp_path, audio, monkeypatch, number):
         run(files, tmp_path / "out")
     assert error.value.errno == number
     assert HalfAndHalf.calls == ["a", "b"] and (tmp_path / "out" / "a.json").exists()
+
+
+def test_a_result_that_is_open_elsewhere_does_not_end_it(tmp_path, audio, monkeypatch):
+    """On Windows it cannot be replaced: the error is that of a folder without permission."""
+    files, replace = [audio(f"{name}.wav") for name in "abc"], os.replace
+
+    def refuse(unfinished, path):
+        if path.stem == "b":
+            raise PermissionError(errno.EACCES, "Access is denied", str(path))
+        replace(unfinished, path)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    failures, screen = run(files, tmp_path / "out")
+    assert list(failures) == files[1:2] and "Access is denied" in screen
+    assert (tmp_path / "out" / "c.json").exists()
 
 
 def test_a_file_that_cannot_be_read_or_replaced_does_not_end_it(tmp_path, audio, monkeypatch):

@@ -1,6 +1,7 @@
 """Naming and searching the results of `apply`."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -191,6 +192,28 @@ def broken(what: str) -> str:
         content["diarization"][0]["end"] = 10**400
     elif what == "id":
         content["embedding_id"] = ["x"]
+    elif what == "short":
+        first["duration"] = -1.0
+    elif what == "quoted":
+        first["embedding"] = ["1.0", "2.0"]
+    elif what == "quoted time":
+        first["duration"] = "1.0"
+    elif what == "true":
+        first["embedding"] = [True, True]
+    elif what == "label":
+        first["speaker"] = content["diarization"][0]["speaker"] = 7
+    elif what == "was":
+        first["was"] = 7
+    elif what == "was null":
+        first["was"] = None
+    elif what == "no object":
+        content["speakers"][0] = "a"
+    elif what == "half a letter":
+        first["speaker"] = content["diarization"][0]["speaker"] = "\ud800"
+    elif what == "half a letter of uri":
+        content["uri"] = "x\ud800"
+    elif what == "half a letter elsewhere":
+        content["audio"] = {"path": "\ud800"}
     elif what == "words":
         content["diarization"][0] |= {"start": "zero", "end": "one"}
     return json.dumps(content)
@@ -200,7 +223,8 @@ def broken(what: str) -> str:
     "what",
     ["no uri", "uri", "no turns", "stranger", "one label", "no embedding", "null", "NaN",
      "ragged", "text", "empty", "speakers", "turns", "backwards", "never", "words", "constant",
-     "number", "long", "late", "id"],
+     "number", "long", "late", "id", "short", "quoted", "quoted time", "true", "label", "was",
+     "was null", "no object", "half a letter", "half a letter of uri", "half a letter elsewhere"],
 )  # fmt: skip
 def test_what_is_no_result_is_named(tmp_path, what):
     path = tmp_path / "bad.json"
@@ -211,12 +235,19 @@ def test_what_is_no_result_is_named(tmp_path, what):
         read_results([path])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "3"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "3", "[" * 100_000, "\udce9" + "a" * 2000])
 def test_what_is_no_json_of_a_result_is_named(tmp_path, text):
     path = tmp_path / "bad.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"bad\.json: no result with embeddings"):
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"bad\.json: no result with embeddings") as error:
         read_results([path])
+    assert len(str(error.value)) < 1000  # and not all that is there
+
+
+def test_a_byte_order_mark_is_left_out(tmp_path):
+    path = tmp_path / "edited.json"
+    path.write_text(broken("nothing"), encoding="utf-8-sig")
+    assert read_results([path])[0].uri == "x"
 
 
 def test_results_that_would_be_one_file_are_refused(tmp_path):
@@ -299,7 +330,8 @@ def write_talk(folder, **options):
     (path,), _ = write_results(folder, 1)
     talk = path.rename(folder / "talk.json")
     talk.write_text(json.dumps(json.loads(talk.read_text()) | {"uri": "talk"} | options))
-    return read_results([talk]), Voices((PEOPLE[0],), np.float32([voice(0)]), 0.5, (2,))
+    unit = voice(0) / np.linalg.norm(voice(0))
+    return read_results([talk]), Voices((PEOPLE[0],), np.float32([unit]), 0.5, (2,))
 
 
 @pytest.fixture
@@ -384,7 +416,7 @@ def test_names_of_another_recording_are_not_replaced(tmp_path, first, second):
     assert {path: path.read_bytes() for path in named.iterdir()} == before
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"text": "Hello.", "segments": []}'])
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"text": "Hello.", "segments": []}'])
 def test_names_do_not_replace_what_is_no_result(tmp_path, text):
     results, voices = write_talk(tmp_path / "one")
     there = tmp_path / "named" / "talk.json"
@@ -410,6 +442,79 @@ def test_names_of_the_same_recording_are_replaced(tmp_path):
     nameless = json.loads((named / "talk.json").read_text()) | {"uri": None}
     (named / "talk.json").write_text(json.dumps(nameless))
     name_results(results, named, voices=voices)
+
+
+def test_places_are_one_however_windows_writes_them(monkeypatch):
+    assert place_of("/audio/a.wav") != place_of("/Audio/a.wav")
+    monkeypatch.setattr(os.path, "normcase", str.lower)
+    assert place_of("/audio/a.wav") == place_of("/Audio/a.wav")
+
+
+def test_a_full_disk_says_how_far_names_came(tmp_path, monkeypatch):
+    paths, present = write_results(tmp_path / "results", 30)
+    write, into = archive_module.write_json, tmp_path / "named"
+
+    def fail(content, path):
+        if path.stem == "result05":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(content, path)
+
+    monkeypatch.setattr(archive_module, "write_json", fail)
+    told = r"stopped at .*named.result05\.json .*: No space .* 5 of 30 results .* again"
+    with pytest.raises(OSError, match=told) as error:
+        name_results(read_results(paths), into, present)
+    assert error.value.errno == errno.ENOSPC
+    voices = Voices.load(into / VOICES)  # which are written first
+    assert len(list(into.glob("*.json"))) == 5
+    monkeypatch.setattr(archive_module, "write_json", write)
+    assert name_results(read_results(paths), into, present).voices.names == voices.names
+    assert all(named_of(into / path.name) for path in paths)
+
+    def full(self, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Voices, "save", full)
+    with pytest.raises(OSError, match=rf"stopped at .*again.{VOICES} .* 0 of 30 results"):
+        name_results(read_results(paths), tmp_path / "again", present)
+    assert not (tmp_path / "again").exists()
+
+
+def test_files_that_keep_the_labels_from_before_are_told(tmp_path):
+    paths, present = write_results(tmp_path / "results")
+    folder = paths[0].parent
+    likes = ["--likes", str(tmp_path / "a.likes"), "--into", str(folder)]
+
+    def told(*options):
+        run = run_cli("name", *map(str, paths), *likes, *options)
+        assert run.exit_code == 0, run.output
+        return [line for line in run.output.splitlines() if "keep the labels" in line]
+
+    write_likes(tmp_path / "a.likes", present)
+    assert told() == []
+    for ending in ("csv", "vtt"):
+        paths[0].with_suffix(f".{ending}").write_text("0.500,2.000,1.500,SPEAKER_00,\n")
+    paths[1].with_suffix(".txt").write_text("What they said in SPEAKER_001.\n")  # of somebody else
+    names = f"{paths[0].stem}.csv, {paths[0].stem}.vtt"
+    line = f"2 files in other formats keep the labels from before ({names}): --format csv,webvtt"
+    assert told() == told() == [f"{line} writes them with names"]
+    assert told("--format", "csv,webvtt") == []
+    assert told() == []
+    change = {PEOPLE[0]: PEOPLE[1], PEOPLE[1]: PEOPLE[0]}
+    corrected = {uri: [change.get(who, who) for who in some] for uri, some in present.items()}
+    write_likes(tmp_path / "a.likes", corrected)
+    (line,) = told()
+    assert line.endswith("--format csv,webvtt writes them with names")
+    for path in paths:
+        path.with_suffix(".csv").unlink()
+        path.with_suffix(".vtt").unlink()
+    assert told("--format", "json") == []  # RTTM is of the run before
+
+
+def test_no_voice_at_all_is_said(tmp_path):
+    results, _ = write_talk(tmp_path / "one")
+    nobody = Voices((), np.zeros((0, 64), np.float32), 0.5, ())
+    with pytest.raises(ValueError, match="no voice of 'Anna'. `name` learned no voice: a name"):
+        find_voice("Anna", results, nobody)
 
 
 def test_a_voice_is_found_where_it_is(tmp_path):

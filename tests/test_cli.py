@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -184,6 +185,21 @@ def test_errors_are_told_without_a_traceback(tmp_path, audio, monkeypatch, capsy
         main()
 
 
+def test_a_file_that_ends_too_early_is_told_of(tmp_path, audio, monkeypatch, capsys):
+    """Typer takes such an error for Ctrl-D, and says no more than that it stops."""
+
+    def load(*_):
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("pyannote_weighter.pipelines.folders.load_pipeline", load)
+    command = ["pyannote-weighter", "apply", str(audio), "--into", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*command, "--device", "cpu"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert "error: a file ends too early" in capsys.readouterr().err
+
+
 def test_benchmark_names_a_missing_registry(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pyannote.audio")
     monkeypatch.setattr(
@@ -208,18 +224,24 @@ def interrupted(*_):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stop", [interrupted, interrupted_by_lightning])
-def test_who_stops_a_training_is_told_how_to_go_on(tmp_path, monkeypatch, stop):
+def terminated(*_):
+    raise SIGTERMException
+
+
+@pytest.mark.parametrize(
+    "stop, code", [(interrupted, 130), (interrupted_by_lightning, 130), (terminated, 143)]
+)
+def test_who_stops_a_training_is_told_how_to_go_on(tmp_path, monkeypatch, stop, code):
     config = tmp_path / "train.yaml"
     config.write_text("protocol: P\nregistry: r\n")
     monkeypatch.setattr("pyannote_weighter.training.train", stop)
     command = ["train", str(config), "--into", str(tmp_path / "run")]
     result = runner.invoke(app, command)
-    assert result.exit_code == 130 and "--resume" not in result.output
+    assert result.exit_code == code and "--resume" not in result.output
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
     result = runner.invoke(app, command)
-    assert result.exit_code == 130 and "--resume goes on" in result.output
+    assert result.exit_code == code and "--resume goes on" in result.output
 
 
 def test_another_exit_of_a_training_stays_as_it_is(tmp_path, monkeypatch):

