@@ -1,6 +1,6 @@
 """Pictures of a diarization, and of weightings before they become one."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from pyannote_weighter.weighting import confidence as slot_confidence
 
 MAX_POINTS = 4000  # across the picture: more would only be drawn over each other
 PIECE = 2**20  # samples that are read at a time
+MAX_NAME = 24  # letters of a name beside its row: long ones would leave no room for the rows
 MAX_SPEAKERS = 60  # of an annotation: hundreds take minutes, and more pixels than can be drawn
 
 
@@ -117,7 +118,7 @@ def plot_diarization(
     for index in range(num_weightings):
         row, label = 1 + len(annotations) + index, labels[index]
         color = colors["hypothesis"][label]
-        _draw_weighting(axes[row], weightings, index, color, str(label))
+        _draw_weighting(axes[row], weightings, index, color, short(label))
         if confidence:
             _draw_confidence(figure.add_subplot(grid[row, 1]), confidence.get(label), color)
 
@@ -125,7 +126,7 @@ def plot_diarization(
         _draw_slots(axes[-1], slots)
 
     for axis in axes:
-        axis.set_xlim(0, duration)
+        axis.set_xlim(0, duration or 1)
         axis.label_outer()
     axes[-1].set_xlabel("time (seconds)")
     if title:
@@ -160,7 +161,7 @@ def plot_weightings(
     names, colors, heights = dict(names or {}), {}, [0.4 + 0.16 * values.shape[1]]
     if reference is not None:
         palette = match_colors(Annotation(), reference)["reference"]
-        matched = _match_slots(slots, reference)
+        matched = _match_slots(slots, reference)  # labels, which need not be text
         names = {n: name for n, name in names.items() if name not in palette} | matched
         colors = {n: palette[label] for n, label in matched.items()}
         reference, title = _talkative(reference, "reference", title)
@@ -174,12 +175,12 @@ def plot_weightings(
     _draw_slots(
         axes[-1],
         SlidingWindowFeature(values[:, order], window),
-        labels=[names.get(n, "") for n in order],
+        labels=[short(names.get(n, "")) for n in order],
         colors=[colors.get(n, (0.0, 0.0, 0.0)) for n in order],
     )
     axes[-1].set_title("weightings, and their confidence", loc="left", fontsize=9)
     for axis in axes:
-        axis.set_xlim(0, window.start + window.duration + window.step * (len(values) - 1))
+        axis.set_xlim(0, window.start + window.duration + window.step * max(0, len(values) - 1))
         axis.label_outer()
     axes[-1].set_xlabel("time (seconds)")
     if title:
@@ -200,8 +201,16 @@ def _talkative(
     return drawn, f"{title}\n{note}" if title else note
 
 
-def _match_slots(slots: SlidingWindowFeature, reference: Annotation) -> dict[int, str]:
+def short(name) -> str:
+    """One line of at most `MAX_NAME` letters."""
+    name = " ".join(str(name).split())
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+
+
+def _match_slots(slots: SlidingWindowFeature, reference: Annotation) -> dict[int, Hashable]:
     """Slots and the speakers with whom they share most time, one to one."""
+    if not slots.data.size:
+        return {}
     labels, window, (num_frames, _) = reference.labels(), slots.sliding_window, slots.data.shape
     active = reference.discretize(
         Segment(0, window.start + window.duration + window.step * num_frames),
@@ -210,7 +219,7 @@ def _match_slots(slots: SlidingWindowFeature, reference: Annotation) -> dict[int
     ).data[:num_frames]  # (T, K)
     shared = slots.data[: len(active)].T @ active  # (N, K)
     rows, columns = assign(torch.as_tensor(-shared))
-    return {n: str(labels[k]) for n, k in zip(rows.tolist(), columns.tolist(), strict=True)}
+    return {n: labels[k] for n, k in zip(rows.tolist(), columns.tolist(), strict=True)}
 
 
 def match_colors(
@@ -250,7 +259,7 @@ def _draw_turns(axis, annotation: Annotation, colors: dict, name: str) -> None:
         turns = [(turn.start, turn.duration) for turn in annotation.label_timeline(label)]
         axis.broken_barh(turns, (row + 0.1, 0.8), facecolors=colors[label])
     axis.set_ylim(max(1, len(labels)), 0)
-    names = [str(label) for label in labels]
+    names = [short(label) for label in labels]
     axis.set_yticks([row + 0.5 for row in range(len(labels))], names, parse_math=False)
     axis.tick_params(axis="y", labelsize=7, length=0)
     axis.set_title(name, loc="left", fontsize=9, pad=3)
@@ -271,6 +280,10 @@ def _draw_weighting(axis, weightings: SlidingWindowFeature, index: int, color, l
 
 def _draw_slots(axis, slots: SlidingWindowFeature, labels=None, colors=None) -> None:
     window, (num_frames, num_slots) = slots.sliding_window, slots.data.shape
+    axis.set_title("slots before they are linked, and their confidence", loc="left", fontsize=9)
+    if not slots.data.size:
+        axis.set_yticks([])
+        return
     labels = [""] * num_slots if labels is None else labels
     colors = np.zeros((num_slots, 3)) if colors is None else np.array(colors)
     skip = max(1, num_frames // MAX_POINTS)
@@ -289,7 +302,6 @@ def _draw_slots(axis, slots: SlidingWindowFeature, labels=None, colors=None) -> 
         parse_math=False,
     )
     axis.tick_params(axis="y", labelsize=6, length=0)
-    axis.set_title("slots before they are linked, and their confidence", loc="left", fontsize=9)
 
 
 def _draw_confidence(axis, value: float | None, color) -> None:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from pyannote.core import Annotation, Segment, SlidingWindow, SlidingWindowFeature
 
 from pyannote_weighter.plots import (
+    MAX_NAME,
     MAX_POINTS,
     PIECE,
     _match_slots,
@@ -15,6 +16,7 @@ from pyannote_weighter.plots import (
     match_colors,
     plot_diarization,
     plot_weightings,
+    short,
 )
 from pyannote_weighter.recording import InMemory
 
@@ -128,6 +130,29 @@ def test_weightings_below_the_reference(tmp_path, hypothesis):
         plot_weightings(tmp_path / "new" / f"{name}.png", slots, title=name, **options)
         heights.append(matplotlib.image.imread(tmp_path / "new" / f"{name}.png").shape[0])
     assert heights[1] > heights[2] > heights[0]
+
+
+def test_labels_that_are_no_text(tmp_path):
+    reference = Annotation()
+    reference[Segment(0, 1)], reference[Segment(1, 2)] = 1, 2
+    slots = SlidingWindowFeature(np.random.rand(20, 3), SlidingWindow(0.1, 0.1))
+    plot_weightings(tmp_path / "a.png", slots, reference, names={0: "ann"})
+    assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("num_frames, num_slots", [(0, 3), (20, 0), (0, 0)])
+def test_nothing_to_draw(tmp_path, hypothesis, num_frames, num_slots):
+    empty = np.zeros((num_frames, num_slots))
+    slots = SlidingWindowFeature(empty, SlidingWindow(0.1, 0.1))
+    plot_weightings(tmp_path / "a.png", slots, hypothesis)
+    plot_weightings(tmp_path / "b.png", slots)
+    plot_diarization(tmp_path / "c.png", np.zeros(0), 8000, hypothesis, slots=slots)
+    assert all(path.read_bytes().startswith(PNG) for path in tmp_path.iterdir())
+
+
+def test_long_names_leave_room():
+    assert short("ann\nlee") == "ann lee" and short(5) == "5"
+    assert short("x" * 300) == "x" * (MAX_NAME - 1) + "…"
 
 
 def test_slots_are_matched_with_speakers(hypothesis):
