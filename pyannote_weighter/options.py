@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,11 @@ Rule = tuple[str, Callable[[Any], bool]]
 def is_whole(value: Any) -> bool:
     """Whether it is an integer, of Python or NumPy."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, of Python or NumPy."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_above_zero(value: Any) -> bool:
@@ -32,6 +37,7 @@ AT_LEAST_ZERO: Rule = (
     lambda value: not isinstance(value, bool) and 0 <= value < math.inf,
 )
 SHARE: Rule = "a number from 0 to 1", lambda value: not isinstance(value, bool) and 0 <= value <= 1
+FINITE: Rule = "a finite number", is_number
 SWITCH: Rule = "True or False", lambda value: isinstance(value, bool | np.bool_)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,40 @@ def load_model(model: Model | str | dict | Path, token=None, cache_dir=None) -> 
     Raises
     ------
     FileNotFoundError
-        If nothing is there, and it cannot be a name on the Hub ("owner/name").
+        If nothing is there, and it cannot be a name on the Hub ("owner/name"), or the Hub does not
+        give it out.
+    OSError, ValueError
+        If what is there is no model.
     """
     path = os.fspath(model) if isinstance(model, str | Path) else None
     if path is not None and not os.path.exists(path):
-        if isinstance(model, Path) or os.path.isabs(path) or path.count("/") > 1:
-            raise FileNotFoundError(f"{path}: no such model: give a checkpoint, or its folder")
-    return get_model(model if path is None else path, token=token, cache_dir=cache_dir)
+        if isinstance(model, Path) or path.startswith((".", "~", "/")) or path.count("/") != 1:
+            raise FileNotFoundError(
+                f"{path}: no such model: give a checkpoint, its folder, a name on the Hub "
+                f"(owner/name) or, for the segmentation, {PRETRAINED}"
+            )
+    name = model_name(model)
+    try:
+        loaded = get_model(model if path is None else path, token=token, cache_dir=cache_dir)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: no such model: {error}") from error
+    except OSError as error:
+        raise OSError(f"{name}: no model to be had: {error}") from error
+    except ImportError:
+        raise
+    except Exception as error:  # whatever is in the file, reading it may raise anything
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+        raise ValueError(f"{name}: no model that can be loaded: {reason}") from error
+    if not isinstance(loaded, Model):
+        raise FileNotFoundError(f"{name}: the Hub does not give it out; it may need a token")
+    return loaded
+
+
+def model_name(model: str | dict | Path) -> str:
+    """Where a model was looked for; options beside it may hold a token."""
+    if isinstance(model, Mapping):
+        return "/".join(str(model[key]) for key in ("checkpoint", "subfolder") if model.get(key))
+    return str(model)
 
 
 def get_segmentation(
@@ -73,7 +101,7 @@ def get_segmentation(
     model = load_model(segmentation, token=token, cache_dir=cache_dir)
     made_for = model.specifications
     if not isinstance(made_for, Specifications) or made_for.resolution != Resolution.FRAME:
-        name = "segmentation" if isinstance(segmentation, Model) else segmentation
+        name = "segmentation" if isinstance(segmentation, Model) else model_name(segmentation)
         raise ValueError(f"{name} is a {type(model).__name__}, not a segmentation")
     return model
 

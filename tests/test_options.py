@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from pyannote_weighter.options import check_options, is_whole
+from pyannote_weighter.options import FINITE, check_options, is_whole
 
 RULES = {"size": ("a whole number above 0", lambda value: is_whole(value) and value > 0)}
-RULES |= {"share": ("from 0 to 1", lambda value: 0 <= value <= 1)}
+RULES |= {"share": ("from 0 to 1", lambda value: 0 <= value <= 1), "offset": FINITE}
 
 
 def test_what_is_allowed():
     check_options(RULES)
-    check_options(RULES, size=np.int64(3), share=0)
+    check_options(RULES, size=np.int64(3), share=0, offset=np.float32(-1.5))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,9 @@ def test_what_is_allowed():
         ({"share": math.nan}, "share is nan: choose from 0 to 1"),
         ({"share": "0.5"}, "share is '0.5': choose from 0 to 1"),
         ({"size": 1, "share": None}, "share is None"),
+        ({"offset": math.nan}, "offset is nan: choose a finite number"),
+        ({"offset": "much"}, "offset is 'much': choose a finite number"),
+        ({"offset": True}, "offset is True: choose a finite number"),
     ],
 )
 def test_what_is_not(options, words):

@@ -24,6 +24,7 @@ from pyannote_weighter.segmentation import (
     OneByOne,
     count_speakers,
     get_segmentation,
+    load_model,
     sample_nearest,
     segmentation_inference,
     silence_after,
@@ -150,6 +151,8 @@ def test_what_is_no_segmentation(tmp_path):
     for nowhere in (str(tmp_path / "x"), tmp_path / "x", Path("x"), "no/such/folder"):
         with pytest.raises(FileNotFoundError, match="x: no such model|no/such/folder: no such"):
             get_segmentation(nowhere)
+    with pytest.raises(FileNotFoundError, match="segmentation-3.1: no such .* segmentation-3.0"):
+        get_segmentation("segmentation-3.1")  # the Hub is not asked
     model = small_weighter()
     with pytest.raises(ValueError, match="segmentation is a Weighter, not a segmentation"):
         get_segmentation(model)
@@ -158,6 +161,27 @@ def test_what_is_no_segmentation(tmp_path):
         get_segmentation(str(tmp_path / "weighter"))
     with pytest.raises(ValueError, match="is a CAMPPlus, not a segmentation"):
         get_segmentation(CAMPPlus())
+
+
+@pytest.mark.parametrize(
+    "given, error, words",
+    [
+        (OSError("no network"), OSError, "owner/name: no model to be had: no network"),
+        (EOFError("Ran out"), ValueError, "owner/name: no model .* loaded: EOFError: Ran out"),
+        (None, FileNotFoundError, "owner/name: the Hub does not give it out"),
+    ],
+)
+@pytest.mark.parametrize("model", ["owner/name", {"checkpoint": "owner/name", "token": "secret"}])
+def test_model_that_cannot_be_loaded_is_named(monkeypatch, model, given, error, words):
+    def get(*_, **__):
+        if given is not None:
+            raise given
+        return model  # as upstream does
+
+    monkeypatch.setattr("pyannote_weighter.segmentation.get_model", get)
+    with pytest.raises(error, match=words) as caught:
+        load_model(model)
+    assert "secret" not in str(caught.value)
 
 
 def test_windows_are_where_they_are_read(model):

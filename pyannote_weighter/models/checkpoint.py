@@ -1,13 +1,13 @@
 """Saving a model for pyannote's `Model.from_pretrained`, and telling weights apart."""
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import lightning
 import torch
 from pyannote.audio import Model
+
+from pyannote_weighter.output import atomic
 
 
 def save_checkpoint(model: Model, path: str | Path) -> Path:
@@ -49,18 +49,8 @@ def save_checkpoint(model: Model, path: str | Path) -> Path:
     model.on_save_checkpoint(checkpoint)
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(checkpoint, file)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp lets nobody else read it
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic(path) as unfinished, unfinished.open("wb") as file:
+        torch.save(checkpoint, file)
     return path
 
 

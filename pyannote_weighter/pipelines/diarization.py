@@ -24,7 +24,7 @@ from pyannote_weighter.linking import PARAMETERS
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import stream_frames
 from pyannote_weighter.models.checkpoint import fingerprint
-from pyannote_weighter.options import Rule, check_options, is_whole
+from pyannote_weighter.options import FINITE, SWITCH, Rule, check_options, is_number, is_whole
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.attribution import Attribution
 from pyannote_weighter.pipelines.spill import Rows
@@ -35,6 +35,7 @@ from pyannote_weighter.segmentation import (
     count_speakers,
     get_segmentation,
     load_model,
+    model_name,
     segmentation_inference,
     silence_after,
 )
@@ -56,10 +57,54 @@ ALLOWED: dict[str, Rule] = {
         f"seconds, or 0; an embedding takes at least {LEAST:g}",
         lambda value: value is None or value == 0 or LEAST <= value < np.inf,
     ),
+    "cosine_offset": FINITE,
+    "half": SWITCH,
+    "legacy": SWITCH,
 }
-"""What numbers among the options of the pipeline may be."""
+"""What numbers and switches among the options of the pipeline may be."""
+BOUNDS = {
+    "segmentation": {"min_duration_off": (0.0, 1.0), "threshold": (0.1, 0.9)},
+    "weighter": {"threshold": (0.0, 1.0), "merge": (0.0, 1.0), "min_duration": (0.0, 10.0)},
+}
+"""Least and greatest values of hyper-parameters; not every segmentation has a threshold."""
+USUAL = {"segmentation": {"min_duration_off": 0.0}, "weighter": PARAMETERS}
+"""Hyper-parameters that every pipeline has; those of recipes/linking."""
 SPEAKERS: Rule = "a whole number", lambda v: isinstance(v, Real) and v is not True and v == v // 1
 """What numbers of speakers may be, and be at least 1; the largest may be infinite."""
+
+
+def check_parameters(parameters: dict) -> None:
+    """Refuse hyper-parameters that do not exist, or are no numbers within `BOUNDS`.
+
+    Parameters
+    ----------
+    parameters : dict
+        By the names of the parts of the pipeline; need not be complete.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(parameters, dict):
+        raise ValueError(f"hyper-parameters are {parameters!r}: give segmentation and weighter")
+    for part, values in parameters.items():
+        if part not in BOUNDS or not isinstance(values, dict):
+            raise ValueError(
+                f"hyper-parameters have {part}: {values!r}; choose from {_described()}"
+            )
+        for name, value in values.items():
+            if name not in BOUNDS[part]:
+                raise ValueError(f"there is no {part}.{name}: choose from {_described()}")
+            low, high = BOUNDS[part][name]
+            if not (is_number(value) and low <= value <= high):
+                raise ValueError(
+                    f"{part}.{name} is {value!r}: choose a number from {low:g} to {high:g}"
+                )
+
+
+def _described() -> str:
+    """Names of all hyper-parameters."""
+    return ", ".join(f"{part}.{name}" for part, bounds in BOUNDS.items() for name in bounds)
 
 
 def _with_coefficients(
@@ -168,6 +213,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             segmentation_batch_size=segmentation_batch_size,
             embedding_batch_size=embedding_batch_size,
             embedding_duration=embedding_duration,
+            cosine_offset=cosine_offset,
+            half=half,
+            legacy=legacy,
         )
         self._token = object()  # no other pipeline has it, copies neither: see `compute`
         self.legacy = legacy
@@ -180,7 +228,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
 
         model = load_model(weighter, token=token, cache_dir=cache_dir)
         if not isinstance(model, Weighter):
-            raise ValueError(f"{weighter} is a {type(model).__name__}, not a Weighter")
+            name = "weighter" if isinstance(weighter, Model) else model_name(weighter)
+            raise ValueError(f"{name} is a {type(model).__name__}, not a Weighter")
         self._weighter = model
         if embedding_duration is None:
             embedding_duration = 0.0 if model.backbone.hears_voices else SECONDS
@@ -190,17 +239,8 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
             step=segmentation_step,
         )
         self._choose_batch_sizes()
-        onset = (
-            {}
-            if self._segmentation.model.specifications.powerset
-            else {"threshold": Uniform(0.1, 0.9)}
-        )
-        self.segmentation = ParamDict(min_duration_off=Uniform(0.0, 1.0), **onset)
-        self.weighter = ParamDict(
-            threshold=Uniform(0.0, 1.0),
-            merge=Uniform(0.0, 1.0),
-            min_duration=Uniform(0.0, 10.0),
-        )
+        for part, usual in self.default_parameters().items():
+            setattr(self, part, ParamDict(**{k: Uniform(*BOUNDS[part][k]) for k in usual}))
 
     def to(self, device: torch.device) -> WeighterDiarization:
         """Move all models to a device, and choose batch sizes that suit it.
@@ -208,7 +248,12 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Those that were set since they were chosen last stay.
         """
         chosen = self._chosen == (self._segmentation.batch_size, self.embedding_batch_size)
-        super().to(device)
+        before = self._weighter.device
+        try:
+            super().to(device)
+        except Exception:  # models note the device before their weights move, or do not
+            super().to(before)
+            raise
         if chosen:
             self._choose_batch_sizes()
         return self
@@ -222,11 +267,30 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
 
     def default_parameters(self) -> dict:
         """Parameters that recipes/linking chose on development conversations."""
-        onset = {} if self._segmentation.model.specifications.powerset else {"threshold": 0.5}
-        return {
-            "segmentation": {"min_duration_off": 0.0} | onset,
-            "weighter": dict(PARAMETERS),
-        }
+        usual = {part: dict(values) for part, values in USUAL.items()}
+        if not self._segmentation.model.specifications.powerset:
+            usual["segmentation"]["threshold"] = 0.5
+        return usual
+
+    def instantiate(self, params: dict) -> WeighterDiarization:
+        """Set hyper-parameters; those that have no value yet get that of `default_parameters`.
+
+        Raises
+        ------
+        ValueError
+            See `check_parameters`.
+        """
+        check_parameters(params)
+        super().instantiate(params)
+        usual = self._flatten(self.default_parameters()) | self._flattened_parameters(frozen=True)
+        known = self._flattened_parameters(instantiated=True)
+        missing = {name: value for name, value in usual.items() if name not in known}
+        return super().instantiate(self._unflatten(missing))
+
+    def freeze(self, params: dict) -> WeighterDiarization:
+        """Fix hyper-parameters, within the same bounds."""
+        check_parameters(params)
+        return super().freeze(params)
 
     def apply(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pyannote_weighter import __version__
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.output import atomic
+from pyannote_weighter.pipelines.diarization import USUAL, check_parameters
 
 
 def export_pipeline(
@@ -30,9 +32,9 @@ def export_pipeline(
     folder : path
         Created if need be; what it holds is replaced file by file.
     parameters : dict
-        Hyper-parameters of `WeighterDiarization`.
+        Hyper-parameters of `WeighterDiarization`; the usual ones are written with them.
     segmentation : str or Path, optional
-        Segmentation that the pipeline loads.
+        Segmentation that the pipeline loads; a Path is written absolute.
     **options
         Further options of `WeighterDiarization`, such as `cosine_offset`.
 
@@ -42,10 +44,14 @@ def export_pipeline(
 
     Raises
     ------
+    ValueError
+        If hyper-parameters cannot be: nothing is written.
     yaml.YAMLError
         If an option is something that a file cannot hold, such as a model: nothing is written.
     """
     folder = Path(folder)
+    check_parameters(parameters)
+    complete = {part: usual | parameters.get(part, {}) for part, usual in USUAL.items()}
     config = {
         "dependencies": {
             "pyannote.audio": pyannote_audio_version,
@@ -55,12 +61,14 @@ def export_pipeline(
             "name": "pyannote_weighter.pipelines.WeighterDiarization",
             "params": {"segmentation": segmentation, "weighter": "$model/weighter", **options},
         },
-        "params": parameters,
+        "params": complete,
     }
     text = yaml.safe_dump(_plain(config), sort_keys=False)
-    save_checkpoint(model, folder / "weighter" / "pytorch_model.bin")
-    with atomic(folder / "config.yaml") as path:
-        path.write_text(text, encoding="utf-8")
+    weights, described = folder / "weighter" / "pytorch_model.bin", folder / "config.yaml"
+    with atomic(described) as config_path, atomic(weights) as weights_path:
+        config_path.write_text(text, encoding="utf-8")
+        save_checkpoint(model, weights_path)
+        described.unlink(missing_ok=True)  # never is the old one with the new weights
     return folder
 
 
@@ -71,5 +79,5 @@ def _plain(value):
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, Path):
-        return str(value)
+        return os.path.abspath(value)
     return value.item() if isinstance(value, np.generic) else value

@@ -1,11 +1,13 @@
 """Pipelines in folders: loading them, naming them, telling whether one has changed."""
 
 import hashlib
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from pyannote.audio import Pipeline
+from pyannote.audio.utils.dependencies import MissingDependency, WrongDependencyVersion
 
 from pyannote_weighter import __version__
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
@@ -24,6 +26,8 @@ def load_pipeline(pipeline: str | Path, device: str) -> Pipeline:
     ------
     FileNotFoundError
         If there is no such folder, and it cannot be a name on the Hub.
+    OSError, ValueError, ImportError
+        If it cannot be loaded: what is damaged or foreign may raise anything upstream.
     """
     path = Path(pipeline)
     is_hub_name = isinstance(pipeline, str) and pipeline.count("/") == 1 and not path.exists()
@@ -36,6 +40,15 @@ def load_pipeline(pipeline: str | Path, device: str) -> Pipeline:
             raise
         raise FileNotFoundError(
             f"{pipeline}: no such folder here, and not to be had from the Hub: {error}"
+        ) from error
+    except ImportError:
+        raise
+    except Exception as error:
+        told = isinstance(error, ValueError | MissingDependency | WrongDependencyVersion)
+        clear = told and not isinstance(error, UnicodeError)
+        reason = str(error) if clear else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{pipeline}: cannot be loaded: {textwrap.shorten(reason, 400)}"
         ) from error
     if loaded is None:
         raise FileNotFoundError(f"{pipeline}: no such folder, and the Hub does not give it out")
@@ -61,14 +74,18 @@ def name_pipelines(pipelines: Sequence[str | Path]) -> dict[str, str | Path]:
 
 
 def fingerprint(path: str | Path) -> str:
-    """Digest of all files of a pipeline's folder: another one means results are stale."""
+    """Digest of all files of a pipeline's folder: another one means results are stale.
+
+    Files whose names begin with a dot, as those of systems and version control do, are left out.
+    """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such pipeline (a folder with a config.yaml)")
     digest = hashlib.sha256(__version__.encode())
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if "__pycache__" not in file.parts:
-            digest.update(str(file.relative_to(folder)).encode())
-            digest.update(file.read_bytes())
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    for file in sorted(files, key=lambda file: file.parts):  # the same on every system
+        if not any(part == "__pycache__" or part.startswith(".") for part in file.parts):
+            digest.update(file.as_posix().encode())
+            digest.update((folder / file).read_bytes())
     return digest.hexdigest()

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from pyannote.audio import Model
@@ -32,6 +34,14 @@ def test_failure_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(CAMPPlus(), path)
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_others_may_read_it_as_any_file(tmp_path, monkeypatch):
+    """The mask of the process, which other threads write by too, is left alone."""
+    monkeypatch.setattr(os, "umask", None)
+    path = save_checkpoint(CAMPPlus(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_class_of_a_script(tmp_path, monkeypatch):

@@ -512,7 +512,7 @@ def test_from_pretrained(weighter, sample, tmp_path):
 def test_what_is_no_weighter(loaded, tmp_path):
     with pytest.raises(ValueError, match="weighter is missing"):
         WeighterDiarization()
-    with pytest.raises(ValueError, match="not a Weighter"):
+    with pytest.raises(ValueError, match="weighter is a PyanNet, not a Weighter"):
         WeighterDiarization(weighter=loaded._segmentation.model)
     for nowhere in (tmp_path / "x", str(tmp_path / "x")):
         with pytest.raises(FileNotFoundError, match="x: no such model"):
@@ -537,6 +537,10 @@ def test_what_is_no_weighter(loaded, tmp_path):
         ({"window": -10.0}, "seconds, at least 1"),
         ({"window": float("nan")}, "seconds, at least 1"),
         ({"window": None}, "window is None: choose seconds"),
+        ({"cosine_offset": float("nan")}, "cosine_offset is nan: choose a finite number"),
+        ({"cosine_offset": "much"}, "cosine_offset is 'much': choose a finite number"),
+        ({"half": "maybe"}, "half is 'maybe': choose True or False"),
+        ({"legacy": 1}, "legacy is 1: choose True or False"),
         ({"likeness": {"cosin": 1.0}}, "likeness has no coefficient 'cosin': choose from cosine,"),
         ({"presence": {"local": 1.0}}, "presence has no coefficient 'local': .* seconds, cosine,"),
     ],
@@ -570,6 +574,60 @@ def test_offset_of_cosines(weighter):
     likeness, presence = make(cosine_offset=0.1, likeness={"offset": 0.2, "bias": -5.0})
     assert (likeness.offset, likeness.bias, presence.offset) == (0.2, -5.0, 0.1)
     assert all(part.offset == 0.0 for part in make())
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"weighter": {"merge": float("nan")}}, "weighter.merge is nan: choose a number from 0"),
+        ({"weighter": {"merge": 3}}, "weighter.merge is 3: choose a number from 0 to 1"),
+        ({"weighter": {"merge": "high"}}, "weighter.merge is 'high'"),
+        ({"weighter": {"min_duration": True}}, "weighter.min_duration is True"),
+        (
+            {"weighter": {"min_duration": -0.1}},
+            "is -0.1: choose a number from 0 to 10",
+        ),
+        ({"segmentation": {"min_duration_off": None}}, "segmentation.min_duration_off is None"),
+        ({"weighter": {"merg": 0.3}}, "no weighter.merg: choose from .*, weighter.merge"),
+        ({"weighter": None}, "hyper-parameters have weighter: None"),
+        (None, "hyper-parameters are None"),
+        ({"segmentation": {"threshold": 0.5}}, "'threshold' does not exist"),
+    ],
+)
+def test_hyper_parameters_are_checked(pipeline, params, words):
+    before = pipeline.parameters(instantiated=True)
+    with pytest.raises(ValueError, match=words):
+        pipeline.instantiate(params)
+    if params != {"segmentation": {"threshold": 0.5}}:
+        with pytest.raises(ValueError, match=words):
+            pipeline.freeze(params)
+    assert pipeline.parameters(instantiated=True) == before
+
+
+def test_hyper_parameters_that_are_missing_are_the_usual_ones(weighter, tmp_path):
+    fresh = WeighterDiarization(weighter=weighter)
+    usual = fresh.default_parameters()
+    path = tmp_path / "params.yaml"
+    path.write_text("params: {weighter: {threshold: 0.95}}")
+    fresh.load_params(path)
+    assert fresh.instantiated and fresh.weighter.threshold == 0.95
+    wanted = usual | {"weighter": usual["weighter"] | {"threshold": 0.95}}
+    assert fresh.parameters(instantiated=True) == wanted
+    fresh.instantiate({"weighter": {"merge": np.float32(0.5)}})  # the others stay
+    assert fresh.weighter.threshold == 0.95 and fresh.weighter.merge == 0.5
+
+    fresh.freeze({"weighter": {"min_duration": 3.0}})
+    with warnings.catch_warnings(action="error"):
+        fresh.instantiate({})
+    assert fresh.instantiated and fresh.weighter.min_duration == 3.0
+
+
+def test_device_that_is_not_there_leaves_the_pipeline_as_it_was(pipeline, sample, output):
+    with pytest.raises((RuntimeError, AssertionError)):
+        pipeline.to(torch.device("cuda:99"))
+    assert pipeline._weighter.device == pipeline._segmentation.device == torch.device("cpu")
+    excerpt = audio(sample["waveform"][:, 7 * 16000 : 9 * 16000])
+    assert pipeline(excerpt).speaker_diarization
 
 
 def test_default_parameters(weighter, sample):

@@ -1,5 +1,6 @@
 """A Weighter as a folder."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pyannote.audio import Model, Pipeline
 from pyannote.audio import __version__ as pyannote_audio_version
 
 from pyannote_weighter import __version__
+from pyannote_weighter.linking import PARAMETERS as USUAL
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.pipelines.export import export_pipeline
 from tests.models.test_weighter import small_weighter
@@ -54,18 +56,42 @@ def test_numbers_of_numpy_and_paths_are_written(model, tmp_path):
     """As `parameters` of a search, or what was measured, may be."""
     parameters = {"weighter": {"threshold": np.float32(0.5), "min_duration": np.int64(2)}}
     options = {"cosine_offset": np.float64(0.1), "likeness": {"bias": np.float64(-5.0)}}
-    options |= {"legacy": np.bool_(True), "cache_dir": Path("cache")}
+    options |= {"legacy": np.bool_(True), "cache_dir": Path("cache")}  # from any folder
     folder = export_pipeline(model, tmp_path, parameters, Path("/models/segment"), **options)
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["params"] == {"weighter": {"threshold": 0.5, "min_duration": 2}}
+    assert config["params"] == {
+        "segmentation": {"min_duration_off": 0.0},
+        "weighter": {"threshold": 0.5, "merge": USUAL["merge"], "min_duration": 2},
+    }
     assert config["pipeline"]["params"] == {
-        "segmentation": str(Path("/models/segment")),
+        "segmentation": os.path.abspath("/models/segment"),
         "weighter": "$model/weighter",
         "cosine_offset": 0.1,
         "likeness": {"bias": -5.0},
         "legacy": True,
-        "cache_dir": "cache",
+        "cache_dir": os.path.abspath("cache"),
     }
+
+
+@pytest.mark.parametrize("merge", [float("nan"), 3, "high"])
+def test_parameters_that_cannot_be_are_refused(model, tmp_path, merge):
+    with pytest.raises(ValueError, match="weighter.merge is"):
+        export_pipeline(model, tmp_path / "new", {"weighter": {"merge": merge}})
+    assert not (tmp_path / "new").exists()
+
+
+def test_new_weights_never_are_with_the_old_configuration(model, tmp_path, monkeypatch):
+    folder = export_pipeline(model, tmp_path, PARAMETERS, cosine_offset=0.05)
+    replace, seen = os.replace, []
+
+    def watch(source, target):
+        if target == folder / "weighter" / "pytorch_model.bin":
+            seen.append((folder / "config.yaml").exists())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    export_pipeline(model, tmp_path, PARAMETERS, cosine_offset=0.1)
+    assert seen == [False] and (folder / "config.yaml").exists()
 
 
 def test_what_no_file_can_hold_is_refused_before_anything_is_written(model, tmp_path):
@@ -121,4 +147,5 @@ def test_what_was_there_stays_when_writing_fails(model, tmp_path, monkeypatch, b
     Model.from_pretrained(folder / "weighter")
 
     export_pipeline(model, folder, other)  # again, over what is there
-    assert yaml.safe_load((folder / "config.yaml").read_text())["params"] == other
+    params = yaml.safe_load((folder / "config.yaml").read_text())["params"]
+    assert params == other | {"weighter": USUAL}
