@@ -11,7 +11,7 @@ import lightning
 import matplotlib.image
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, LambdaCallback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from pyannote.core import Annotation, Segment, SlidingWindowFeature
@@ -19,14 +19,26 @@ from torch import Tensor
 
 from pyannote_weighter.matching import assign
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.plots import plot_weightings
+from pyannote_weighter.plots import plot_weightings, short
 from pyannote_weighter.tasks.prepared import development_id
 from pyannote_weighter.tasks.samples import collate
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Read a checkpoint; ValueError names one that is damaged."""
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=False)
+        stored["epoch"], stored["callbacks"], stored["state_dict"]
+    except Exception as error:  # whatever is in the file, reading it may raise anything
+        raise ValueError(f"{path}: a damaged checkpoint ({error!r})") from error
+    return stored
 
 
 class Checkpoints(Checkpoint):
     """After each epoch `last.ckpt` and, where a metric tells which epoch is best, `best.ckpt`.
 
+    Nothing is kept of an epoch that ends before all of its batches, as by `max_time`: who resumes
+    trains it from its beginning. Early stopping stays stopped, unless its patience was raised.
     Of epochs that are equally good the later one is kept, since metrics of few files saturate.
     What is best so far is read from `best.ckpt` itself, so that a kill between the two files does
     no harm. Values are compared on the same development files only: where these were changed,
@@ -47,11 +59,14 @@ class Checkpoints(Checkpoint):
         self.value = math.nan  # of this epoch
         # digests of development files: these, and those of `best.ckpt` and of what is resumed
         self.development = self.best_on = self.resumed_on = None
+        self.patience: list[int] = []  # of early stopping, in place of what it was
         if self.best_path.is_file():
-            stored = torch.load(self.best_path, map_location="cpu", weights_only=False)
-            stored = stored["callbacks"][self.state_key]
-            if stored["best"]["metric"] == metric:
-                self.best, self.best_on = stored["best"], stored.get("development")
+            try:
+                stored = read_checkpoint(self.best_path)["callbacks"][self.state_key]
+                if stored["best"]["metric"] == metric:
+                    self.best, self.best_on = stored["best"], stored.get("development")
+            except (ValueError, KeyError, TypeError) as error:
+                rank_zero_warn(f"{error}: the best epoch is looked for anew")
 
     def state_dict(self) -> dict:
         """What is best so far: metric, value, and epoch, counted from 1; on which files."""
@@ -60,6 +75,10 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state: dict) -> None:
         """Note which files the run was judged on that goes on; earlier versions did not tell."""
         self.resumed_on = state.get("development")
+
+    def setup(self, trainer: lightning.Trainer, model: Weighter, stage: str) -> None:
+        """Note the patience that is asked for: a checkpoint brings its own."""
+        self.patience = [stopping.patience for stopping in trainer.early_stopping_callbacks]
 
     def on_train_start(self, trainer: lightning.Trainer, model: Weighter) -> None:
         """Forget values of other development files, if there are epochs to come."""
@@ -75,6 +94,12 @@ class Checkpoints(Checkpoint):
             for stopping in trainer.early_stopping_callbacks:
                 worst = math.inf if stopping.mode == "min" else -math.inf
                 stopping.best_score, stopping.wait_count = torch.tensor(worst), 0
+        for stopping, patience in zip(
+            trainer.early_stopping_callbacks, self.patience, strict=True
+        ):
+            stopping.patience = patience
+            if stopping.wait_count >= max(1, patience):  # which Lightning forgets
+                trainer.should_stop = True
 
     def on_validation_end(self, trainer: lightning.Trainer, model: Weighter) -> None:
         """Note the value; not every epoch needs to have one."""
@@ -82,7 +107,15 @@ class Checkpoints(Checkpoint):
             self.value = trainer.callback_metrics[self.metric].item()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, model: Weighter) -> None:
-        """Write the files."""
+        """Write the files, if the epoch is whole."""
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        if done < trainer.num_training_batches:
+            rank_zero_warn(
+                f"epoch {trainer.current_epoch + 1} was stopped after {done} of "
+                f"{trainer.num_training_batches} batches, and is not kept"
+            )
+            self.value = math.nan
+            return
         if trainer.strategy.broadcast(self._is_best()):
             epoch = trainer.current_epoch + 1
             self.best = {"metric": self.metric, "value": self.value, "epoch": epoch}
@@ -155,13 +188,15 @@ class Pictures(Callback):
             batch["frames"].to(model.device),
             count=None if count is None else count.to(model.device),
         )
-        reference, names, title = None, {}, f"{entry['uri']}, epoch {epoch}"
+        reference, names, title = None, {}, f"{entry['uri'][-80:]}, epoch {epoch}"
         if entry["turns"] is not None:
             reference = Annotation(uri=entry["uri"])
             for track, (start, end, speaker) in enumerate(entry["turns"]):
                 reference[Segment(start, end), track] = speaker
         if entry["likes"]:
-            title += f", liked: {', '.join(entry['likes'])}"
+            liked = [short(name) for name in entry["likes"][:5]]
+            more = len(entry["likes"]) - len(liked)
+            title += f", liked: {', '.join(liked)}" + (f" and {more} more" if more else "")
             names = _slots_of_likes(model, weighted.embeddings[0], weighted.confidence[0], entry)
         slots = SlidingWindowFeature(weighted.weightings[0].float().cpu().numpy(), model.frames)
         plot_weightings(path, slots, reference=reference, names=names, title=title)
@@ -181,11 +216,15 @@ def _slots_of_likes(
     return {slot: known[like] for slot, like in zip(slots.tolist(), likes.tolist(), strict=True)}
 
 
-def seed_batches(seed: int) -> Callback:
+class SeedBatches(Callback):
     """Let dropout depend on seed, epoch, batch and process alone: who resumes draws the same."""
 
-    def start(trainer: lightning.Trainer, model: Weighter, batch: dict, batch_idx: int) -> None:
-        key = np.random.SeedSequence((seed, trainer.current_epoch, batch_idx, trainer.global_rank))
-        torch.manual_seed(int(key.generate_state(1)[0]))
+    def __init__(self, seed: int):
+        self.seed = seed
 
-    return LambdaCallback(on_train_batch_start=start)
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, model: Weighter, batch: dict, batch_idx: int
+    ) -> None:
+        """Seed what is drawn in the batch."""
+        batch_of = self.seed, trainer.current_epoch, batch_idx, trainer.global_rank
+        torch.manual_seed(int(np.random.SeedSequence(batch_of).generate_state(1)[0]))

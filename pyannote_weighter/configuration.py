@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
 
 import yaml
 
-from pyannote_weighter.options import COUNT, Rule, check_options, is_whole
+from pyannote_weighter.options import (
+    AT_LEAST_ZERO,
+    COUNT,
+    COUNT_OR_NONE,
+    COUNT_OR_ZERO,
+    Rule,
+    check_options,
+    is_whole,
+)
 from pyannote_weighter.output import atomic
+from pyannote_weighter.segmentation import PRETRAINED
 
 SECTIONS = {
     "protocol", "registry", "frames", "seed", "threads", "export", "early_stopping", "logger",
     "pictures", "init", "model", "task", "trainer",
 }  # fmt: skip
 RECORD = "run.json"  # in the folder of a run: what must be the same where it is resumed
+_ANEW = "put back a copy of it, or train into another folder without --resume"
 REQUIRED = {"protocol", "registry"}
 MAY_CHANGE = (  # between a run and its resumption
     "registry", "frames", "threads", "export", "early_stopping", "logger", "pictures",
@@ -27,10 +38,16 @@ MAY_CHANGE = (  # between a run and its resumption
 )  # fmt: skip
 _TEXT: Rule = "a name or path, in quotes if it looks like a number", lambda v: isinstance(v, str)
 _OPTIONS: Rule = "options, such as `{name: value}`", lambda value: isinstance(value, dict)
+_OWN = "written without point or exponent"
 _WHOLE: Rule = (
-    "a whole number, written without point or exponent",
+    f"a whole number, {_OWN}",
     lambda value: value is None or is_whole(value),
 )
+_LENGTH: Rule = (
+    f"a whole number of at least 1, or -1 for no limit, {_OWN}",
+    lambda value: value is None or (is_whole(value) and (value >= 1 or value == -1)),
+)
+_THRESHOLD: Rule = "a number, or null", lambda value: value is None or math.isfinite(value)
 ALLOWED: dict[str, Rule] = {
     "protocol": _TEXT,
     "registry": _TEXT,
@@ -41,16 +58,41 @@ ALLOWED: dict[str, Rule] = {
     ),
     "threads": COUNT,
     "early_stopping": _OPTIONS,
+    "early_stopping.patience": COUNT_OR_ZERO,
+    "early_stopping.min_delta": AT_LEAST_ZERO,
+    "early_stopping.stopping_threshold": _THRESHOLD,
+    "early_stopping.divergence_threshold": _THRESHOLD,
     "model": _OPTIONS,
     "task": _OPTIONS,
+    "task.segmentation": (
+        "a name or path, in quotes if it looks like a number, or null",
+        lambda value: value is None or isinstance(value, str),
+    ),
+    "task.cache": (
+        "the path of a file, in quotes if it looks like a number, or null",
+        lambda value: value is None or isinstance(value, str),
+    ),
     "trainer": _OPTIONS,
-    "trainer.max_epochs": _WHOLE,
+    "trainer.max_epochs": _LENGTH,
     "trainer.min_epochs": _WHOLE,
-    "trainer.max_steps": _WHOLE,
+    "trainer.max_steps": _LENGTH,
     "trainer.min_steps": _WHOLE,
+    "trainer.limit_train_batches": (
+        "a whole number of at least 1, or a share above 0",
+        lambda value: value is None or (not isinstance(value, bool) and value > 0),
+    ),
+    "trainer.fast_dev_run": (
+        "false, as it keeps no checkpoint to make a pipeline from; for a short training, set "
+        "limit_train_batches",
+        lambda value: value in (None, False),
+    ),
     "trainer.log_every_n_steps": _WHOLE,
-    "trainer.check_val_every_n_epoch": _WHOLE,
-    "trainer.accumulate_grad_batches": _WHOLE,
+    "trainer.check_val_every_n_epoch": COUNT_OR_NONE,
+    "trainer.num_sanity_val_steps": (
+        f"a whole number of at least -1, {_OWN}",
+        lambda value: value is None or (is_whole(value) and value >= -1),
+    ),
+    "trainer.accumulate_grad_batches": COUNT,
     "trainer.precision": (
         "bf16-mixed or 16-mixed, whose weights stay in full precision",
         lambda value: value not in ("bf16-true", "16-true"),
@@ -97,7 +139,8 @@ def read_config(path: str | Path) -> dict:
         (epochs between pictures of development files), `init` (Weighter that training starts
         from: default, a pipeline folder or a checkpoint) or `model` (options of a new
         `Weighter`), `task` (options of `SpeakerLikes`) and `trainer` (options of Lightning's
-        `Trainer`). Paths are relative to the YAML file.
+        `Trainer`). Paths are relative to the YAML file, `segmentation` and `cache` of the task
+        among them.
 
     Returns
     -------
@@ -132,9 +175,7 @@ def read_config(path: str | Path) -> dict:
         )
     if missing := REQUIRED - set(config):
         raise ValueError(f"{path}: missing keys {', '.join(sorted(missing))}")
-    given = config.get("trainer")
-    options = {f"trainer.{k}": v for k, v in given.items()} if isinstance(given, dict) else {}
-    options |= config
+    options = _flatten(config) | config
     try:
         check_options(ALLOWED, **{key: options[key] for key in ALLOWED if key in options})
     except ValueError as error:
@@ -153,6 +194,11 @@ def read_config(path: str | Path) -> dict:
         )
     if "frames" in config:
         config["frames"] = path.parent / config["frames"]
+    task = config.get("task", {})
+    if _is_path(task.get("segmentation"), path.parent):
+        task["segmentation"] = str(path.parent / task["segmentation"])
+    if task.get("cache"):
+        task["cache"] = str(path.parent / task["cache"])
     if "init" in config:
         if "model" in config:
             raise ValueError(
@@ -165,6 +211,13 @@ def read_config(path: str | Path) -> dict:
                 "checkpoint, relative to the configuration"
             )
     return config
+
+
+def _is_path(segmentation: str | None, folder: Path) -> bool:
+    """Whether it is a file, or a folder, and no name of a model."""
+    if not segmentation or segmentation == PRETRAINED:
+        return False
+    return (folder / segmentation).exists()
 
 
 def _flatten(config: dict, prefix: str = "") -> dict:
@@ -183,7 +236,14 @@ def portable(options: dict, config: Path, into: Path) -> dict:
     paths = {key: Path(options[key]) for key in ("registry", "frames") if key in options}
     if options.get("init", "default") != "default":
         paths["init"] = config.parent / options["init"]
-    return options | {key: _relative(path, into) for key, path in paths.items()}
+    options = options | {key: _relative(path, into) for key, path in paths.items()}
+    if "task" in options:
+        task = options["task"] = dict(options["task"])
+        if _is_path(task.get("segmentation"), Path()):
+            task["segmentation"] = _relative(Path(task["segmentation"]), into)
+        if task.get("cache"):
+            task["cache"] = _relative(Path(task["cache"]), into)
+    return options
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -198,11 +258,27 @@ def recorded(into: Path, config: Path) -> dict:
     """What a run noted when it began: "config" and "data"; earlier versions noted less."""
     noted, stored = into / RECORD, into / "config.yaml"
     if noted.is_file():
-        return json.loads(noted.read_text(encoding="utf-8"))
+        try:
+            was = json.loads(noted.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{noted}: damaged ({error}): {_ANEW}") from error
+        if not (isinstance(was, dict) and {"config", "data"} <= set(was)):
+            raise ValueError(f"{noted}: damaged (it tells no configuration and data): {_ANEW}")
+        return was
     if stored.is_file():
         options = yaml.load(stored.read_text(encoding="utf-8"), Loader)
         return {"config": portable(options, config, into)}  # `init` was as it was given
     return {}
+
+
+def check_room(config: Path, into: Path) -> None:
+    """Refuse to begin a run where another configuration lies that is of no run."""
+    stored = into / "config.yaml"
+    if stored.is_file() and not (stored.samefile(config) or (into / RECORD).is_file()):
+        raise ValueError(
+            f"{stored} is there already, and would be overwritten: move it, or choose another "
+            "folder"
+        )
 
 
 def record(options: dict, data: list[dict], config: Path, into: Path) -> None:
@@ -222,10 +298,11 @@ def record(options: dict, data: list[dict], config: Path, into: Path) -> None:
 def check_same(path: Path, options: dict, was: dict, into: Path) -> None:
     """Refuse to resume with options that would not go on with the same training."""
     was, given, unset = _flatten(was), _flatten(options), "not set"  # which is not null
-    if "init" in was and "init" in given and not (into / was["init"]).exists():
-        # the run was moved, or what it began with is gone
-        if Path(was["init"]).name == Path(given["init"]).name:
-            was["init"] = given["init"]
+    for key in ("init", "task.segmentation"):
+        if was.get(key) and given.get(key) and not (into / was[key]).exists():
+            # the run was moved, or what it began with is gone
+            if Path(was[key]).name == Path(given[key]).name:
+                was[key] = given[key]
     differing = [
         f"{key} ({was.get(key, unset)}, now {given.get(key, unset)})"
         for key in sorted(was.keys() | given.keys())

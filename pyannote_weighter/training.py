@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import lightning
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -21,12 +23,21 @@ from pyannote.audio import Model
 from pyannote.audio.utils.reproducibility import fix_reproducibility
 from pyannote.database import registry
 
-from pyannote_weighter.callbacks import Checkpoints, Pictures, seed_batches
-from pyannote_weighter.configuration import check_same, portable, read_config, record, recorded
+from pyannote_weighter.callbacks import Checkpoints, Pictures, SeedBatches, read_checkpoint
+from pyannote_weighter.configuration import (
+    ALLOWED,
+    check_room,
+    check_same,
+    portable,
+    read_config,
+    record,
+    recorded,
+)
 from pyannote_weighter.database import write_likes
 from pyannote_weighter.impostors import MOST_FILES, cosine_offset
 from pyannote_weighter.models import Weighter
-from pyannote_weighter.output import atomic
+from pyannote_weighter.options import check_options
+from pyannote_weighter.output import atomic, check_folder
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
@@ -34,7 +45,6 @@ from pyannote_weighter.protocols import add_audio, find_protocol, load_registry
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.tasks.metrics import choose_metric
 from pyannote_weighter.tasks.prepared import first_difference, training_data
-from pyannote_weighter.tasks.samples import reference_entry
 from pyannote_weighter.tuning import tune
 
 
@@ -83,11 +93,16 @@ def train(
     """
     options, config, into = read_config(config), Path(config), Path(into)
     options["seed"] = options.get("seed", 0) if seed is None else seed
+    check_options(ALLOWED, seed=options["seed"])
     stored, last = portable(options, config, into), into / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
         raise FileNotFoundError(f"{last}: nothing to resume; start without --resume")
     if not resume and last.is_file():
         raise ValueError(f"{into} holds a training run: add --resume, or choose another folder")
+    if resume:
+        _check_checkpoint(last)
+    else:
+        check_room(config, into)
     was = recorded(into, config) if resume else {}
     if "config" in was:
         check_same(config, stored, was["config"], into)
@@ -117,12 +132,11 @@ def train(
             "back as it was, or train into another folder without --resume"
         )
 
-    development = protocol.development() if model.task.has_validation else ()
-    metric, mode = choose_metric([reference_entry(file) for file in development])
-    if not resume:
+    metric, mode = choose_metric(model.task.list_development()[1])
+    if not resume and last.parent.is_dir():
         last.with_name("best.ckpt").unlink(missing_ok=True)  # of a run killed in its first epoch
     checkpoints = Checkpoints(last.parent, metric, mode)
-    callbacks = [checkpoints, seed_batches(options["seed"])]
+    callbacks = [checkpoints, SeedBatches(options["seed"])]
     if options.get("trainer", {}).get("enable_progress_bar", True):
         callbacks.append(RichProgressBar(leave=True))
     defaults = {"max_epochs": 10, "gradient_clip_val": 1.0, "enable_model_summary": False}
@@ -135,6 +149,8 @@ def train(
                     "early_stopping needs development files with references, or with likes that "
                     "tell files apart: some share a name, some do not"
                 )
+            if options.get("trainer", {}).get("limit_val_batches") == 0:
+                raise ValueError("early_stopping needs validation: leave limit_val_batches out")
             callbacks.append(EarlyStopping(metric, mode=mode, **options["early_stopping"]))
         if "pictures" in options:
             if not model.task.has_validation:
@@ -149,31 +165,60 @@ def train(
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise ValueError(f"{config}: {error}") from error
 
+    # Lightning resumes a training with max_steps as if it had been stopped within an epoch, and
+    # leaves out the next one: tell it that there are epochs nevertheless (bool() is False)
+    trainer.fit_loop._iteration_based_training = bool
     if isinstance(trainer.strategy, DDPStrategy):  # a batch may leave parts of the model unused
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # these are of one process
     device = trainer.strategy.root_device
     fix_reproducibility(device)  # the same arithmetic, whether frames are computed or read
-    if trainer.is_global_zero:
-        record(stored, data, config, into)
-    else:  # help the first process, which does so in `fit` and tells what is wrong
-        with suppress(OSError, ValueError), warnings.catch_warnings(action="ignore"):
-            model.to(device).prepare_data()
-    try:
-        trainer.fit(model, ckpt_path=last if resume else None, weights_only=False)
-    except MisconfigurationException as error:  # fewer epochs than were trained, for instance
-        raise ValueError(f"{config}: {error}") from error
-    except RuntimeError as error:
-        if trainer.is_global_zero or "Connection closed by peer" not in str(error):
-            raise
-        raise SystemExit(1) from None  # the first process has ended, and says why
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # the first process goes on alone
-    folder = into / "pipeline"
-    if trainer.is_global_zero:
-        _suggest(model.task.missing, into / "missing.likes")
-        _export(checkpoints, options.get("export", "best"), model.task, folder, device)
+    folder, first = into / "pipeline", trainer.is_global_zero
+    with _alone(into) if first else nullcontext():
+        if first:
+            check_folder(frames)
+            record(stored, data, config, into)
+        else:  # help the first process, which does so in `fit` and tells what is wrong
+            with suppress(OSError, ValueError), warnings.catch_warnings(action="ignore"):
+                model.to(device).prepare_data()
+        try:
+            trainer.fit(model, ckpt_path=last if resume else None, weights_only=False)
+        except MisconfigurationException as error:  # fewer epochs than were trained, for instance
+            raise ValueError(f"{config}: {error}") from error
+        except RuntimeError as error:
+            if first or "Connection closed by peer" not in str(error):
+                raise
+            raise SystemExit(1) from None  # the first process has ended, and says why
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # the first process goes on alone
+        if first:
+            if not last.is_file():
+                raise ValueError(
+                    f"{config}: training ended before its first epoch did, and nothing of it is "
+                    "kept: raise max_time, max_steps or limit_train_batches of the trainer"
+                )
+            _suggest(model.task.missing, into / "missing.likes")
+            _export(checkpoints, options.get("export", "best"), model.task, folder, device)
     return folder
+
+
+@contextmanager
+def _alone(into: Path) -> Iterator[None]:
+    """Keep the folder of a run from other trainings; ValueError where one has it already."""
+    check_folder(into)
+    lock = FileLock(into / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another training is writing to {into}: wait for its end, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # still open: cannot be removed on Windows
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 def _check_names(config: Path, section: str, options: dict, made: type, given: set) -> None:
@@ -184,6 +229,17 @@ def _check_names(config: Path, section: str, options: dict, made: type, given: s
             f"{config}: {section}: unknown options {', '.join(sorted(map(str, unknown)))}; known "
             f"ones are {', '.join(sorted(known))}"
         )
+
+
+def _check_checkpoint(last: Path) -> None:
+    """Refuse to go on from a damaged checkpoint."""
+    try:
+        read_checkpoint(last)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: put a copy of it in its place, or one of best.ckpt, or train into another "
+            "folder without --resume"
+        ) from error
 
 
 def _start(config: Path, options: dict, last: Path | None) -> Weighter:
@@ -253,12 +309,16 @@ def _export(
     device: torch.device,
 ) -> None:
     """Make the pipeline from one of the checkpoints; say, and write, from which and why."""
-    num_epochs = torch.load(checkpoints.last, map_location="cpu", weights_only=False)["epoch"] + 1
+    stored = read_checkpoint(checkpoints.last)
+    num_epochs = stored["epoch"] + 1
+    was = stored["callbacks"].get(checkpoints.state_key, {}).get("best")
     exported, epoch, path, best = "last", num_epochs, checkpoints.last, checkpoints.best
     if wanted == "last":
         why = "asked for (export: last)"
     elif checkpoints.metric is None:
         why = "no development files with references, or with likes that tell files apart"
+    elif best is None and was is not None and was["metric"] == checkpoints.metric:
+        why = f"{checkpoints.best_path.name}, of epoch {was['epoch']}, is gone or damaged"
     elif best is None:
         why = f"no epoch has a {checkpoints.metric}: nothing was validated"
     else:

@@ -67,6 +67,20 @@ def test_long_uris(tmp_path):
     assert len(list((tmp_path / "pictures").rglob("epoch-0001.png"))) == 2
 
 
+def test_many_and_long_names(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        callbacks, "plot_weightings", lambda *_, title, **options: titles.append(title)
+    )
+    names = " ".join(["ann", "x" * 100, *(f"n{number}" for number in range(50))])
+    training = [liked("one", "ann bob", seconds=1.0), liked("two", "ann cy", seconds=1.0)]
+    development = [liked("u" * 200, "ann", likes=names)]
+    task = SpeakerLikes(InMemory(training, development), tmp_path / "frames", segmentation=None)
+    fit(task, callbacks=[Pictures(tmp_path / "pictures", every=1)], max_epochs=1)
+    assert titles[0].startswith("u" * 80 + ", epoch 1, liked: ann, n0, ")
+    assert titles[0].endswith(" and 47 more") and len(titles[0]) < 150
+
+
 def test_likes_that_training_makes_no_use_of(tmp_path):
     """Without a classifier nobody knows which slot is who: pictures have no names."""
     training = conversation("one", "ann bob", seconds=1.0)
@@ -179,6 +193,13 @@ def test_early_stopping_on_other_development_files(judge):
 def test_early_stopping_goes_on_with_the_same_files(judge):
     assert judge([0.1, 0.3], patience=2)[1] == 2
     assert judge([0.3, 0.2, 0.2], patience=2)[1] == 3
+
+
+def test_who_stopped_early_stays_stopped(judge):
+    """Until the patience is raised."""
+    assert judge([0.1, 0.3], patience=1)[1] == 2
+    assert judge([0.0, 0.0], patience=1)[1] == 2
+    assert judge([0.2, 0.3, 0.0], patience=3)[1] == 4
 
 
 def test_best_of_earlier_versions(judge, tmp_path):

@@ -253,7 +253,7 @@ def test_numbers_as_people_write_them(corpus, text, value):
         (
             "protocol: P\nregistry: r\ntrainer: {max_epochs: 1e0}",
             ValueError,
-            "trainer.max_epochs is 1.0: choose a whole number, writ",
+            "trainer.max_epochs is 1.0: choose a whole number of at least 1.*, writ",
         ),
         (
             "protocol: P\nregistry: r\ntrainer: {precision: bf16-true}",

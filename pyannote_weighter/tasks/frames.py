@@ -117,7 +117,8 @@ class FrameCache:
                 path.unlink(missing_ok=True)
             raise
         for path in outdated:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # still read: cannot be removed on Windows; swept later
+                path.unlink(missing_ok=True)
 
     def get(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Frames and speaker count of a file, memory-mapped and read-only.
@@ -279,7 +280,8 @@ class FrameCache:
             except FileNotFoundError:
                 named = False
             if not named:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # still read: cannot be removed on Windows
+                    path.unlink(missing_ok=True)
 
     def _damaged(self, key: str, reason: str) -> ValueError:
         return ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
 from pyannote.core import Annotation, SlidingWindow
@@ -13,6 +14,20 @@ from torch import Tensor
 JUDGED = 600.0  # seconds of a development file that are judged, at least
 LISTED = ("names", "reference", "annotated", "num_speakers", "file")
 """What batches hold as lists, one item a file."""
+
+
+def several_databases(files: Iterable) -> bool:
+    """Whether they come from more than one database."""
+    return len({file.get("database") for file in files}) > 1
+
+
+def who(file, speaker: str, several: bool) -> str:
+    """Name of a speaker that means nobody else in files of `several_databases`."""
+    if file.get("scope") == "file":
+        return f"{speaker} of {file['uri']}"
+    if several and file.get("scope") == "database":
+        return f"{speaker} of {file['database']}"
+    return speaker
 
 
 def check_likes(name: str, training: list) -> None:
@@ -45,7 +60,10 @@ def check_likes(name: str, training: list) -> None:
     twice = [uri for uri, times in repeated.items() if times > 1]
     if twice:
         raise ValueError(f"{name} lists {twice[0]!r} more than once in its training files")
-    files_of = Counter(speaker for file in training for speaker in set(file["likes"]))
+    several = several_databases(training)
+    files_of = Counter(
+        who(file, speaker, several) for file in training for speaker in set(file["likes"])
+    )
     if not any(times > 1 for times in files_of.values()):
         raise ValueError(
             f"no speaker of {name} is liked in two files: a speaker who is liked in one file "
@@ -63,13 +81,15 @@ def check_likes(name: str, training: list) -> None:
         )
 
 
-def reference_entry(file) -> dict:
+def reference_entry(file, several: bool = False) -> dict:
     """What validation needs of a development file, in a form that JSON can hold.
 
     Parameters
     ----------
     file : ProtocolFile
         May have "likes" and "annotation" (with "annotated").
+    several : bool, optional
+        Whether training files come from several databases, see `who`.
 
     Returns
     -------
@@ -81,6 +101,8 @@ def reference_entry(file) -> dict:
     entry = {"uri": file["uri"], "likes": None, "turns": None, "annotated": None}
     if likes is not None:
         entry["likes"] = sorted(set(likes))
+        if file.get("scope") == "database":
+            entry["likes"] = [who(file, speaker, several) for speaker in entry["likes"]]
     if annotation is not None and annotated is not None:
         annotation = annotation.crop(annotated)
     # RTTM cannot tell a file without speech from one that it does not list

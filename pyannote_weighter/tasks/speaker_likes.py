@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator
-from functools import partial
 from numbers import Real
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from pyannote.audio import Model
-from pyannote.audio.core.task import Task, TrainDataset
+from pyannote.audio.core.task import Task
 from pyannote.database.protocol.protocol import Protocol
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 from rich.progress import track
@@ -28,6 +30,8 @@ from pyannote_weighter.options import (
     AT_LEAST_ZERO,
     COUNT,
     COUNT_OR_ZERO,
+    SHARE,
+    SWITCH,
     Rule,
     check_options,
 )
@@ -36,6 +40,7 @@ from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.crops import TrainingFiles
 from pyannote_weighter.tasks.extraction import Extractor, extract
 from pyannote_weighter.tasks.frames import FrameCache
+from pyannote_weighter.tasks.loading import TrainingBatches
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import encoder_schedule, optimize
 from pyannote_weighter.tasks.overview import (
@@ -48,6 +53,7 @@ from pyannote_weighter.tasks.prepared import load, store
 from pyannote_weighter.tasks.samples import (
     collate,
     reference_entry,
+    several_databases,
 )
 from pyannote_weighter.tasks.start import Start, find_start
 from pyannote_weighter.tasks.supervision import SUPERVISION, training_files, unnamed
@@ -57,7 +63,9 @@ NO_FIT = 1000
 """Epochs that a loss is told of where nothing is trained."""
 ALLOWED: dict[str, Rule] = {
     "segmentation_step": ("a share above 0, at most 1", lambda value: 0 < value <= 1),
-    "duration": ABOVE_ZERO,
+    "duration": ("a number of at least 0.5", lambda value: 0.5 <= value < math.inf),
+    "complete": SWITCH,
+    "voices": SWITCH,
     "batch_size": COUNT,
     "num_workers": COUNT_OR_ZERO,
     "wrong_likes": ("a share from 0 to under 0.5", lambda value: 0 <= value < 0.5),
@@ -68,8 +76,12 @@ ALLOWED: dict[str, Rule] = {
     "learning_rate": AT_LEAST_ZERO,
     "classifier_learning_rate": AT_LEAST_ZERO,
     "encoder_learning_rate": AT_LEAST_ZERO,
+    "encoder_start": (
+        "a share from 0 to 1, or auto",
+        lambda value: value == "auto" or SHARE[1](value),
+    ),
 }
-"""What numbers among the options of `SpeakerLikes` may be."""
+"""What options of `SpeakerLikes` may be."""
 
 
 class SpeakerLikes(Validation, Task):
@@ -80,7 +92,8 @@ class SpeakerLikes(Validation, Task):
     protocol : SpeakerDiarizationProtocol
         Training files may have "likes" (see `pyannote_weighter.database`), "annotation" (with
         "annotated"), both or neither, and "num_speakers". Speakers who are liked are named alike
-        across files: the scope is "database" or "global". Development files may have "likes",
+        across files: the scope is "database" or "global". With "database" and training files of
+        several databases, names are told with theirs. Development files may have "likes",
         "annotation", or both.
     frames : path-like
         Folder for frames and speaker counts, computed once per audio and kept. Several corpora may
@@ -210,6 +223,8 @@ class SpeakerLikes(Validation, Task):
         )
         if encoder_learning_rate is not None:
             _check_numbers(encoder_learning_rate=encoder_learning_rate)
+        check_options(ALLOWED, complete=complete, voices=voices)
+        _check_development(protocol)
         super().__init__(
             protocol,
             cache=cache,
@@ -217,12 +232,7 @@ class SpeakerLikes(Validation, Task):
             batch_size=batch_size,
             num_workers=num_workers,
         )
-        if encoder_start != "auto" and not (
-            isinstance(encoder_start, int | float) and 0.0 <= encoder_start <= 1.0
-        ):
-            raise ValueError(
-                f"encoder_start is {encoder_start}: choose a share from 0 to 1, or auto"
-            )
+        check_options(ALLOWED, encoder_start=encoder_start)
         if supervision not in SUPERVISION:
             raise ValueError(f"supervision is {supervision!r}: choose {', '.join(SUPERVISION)}")
         self.frames = Path(frames)
@@ -251,6 +261,12 @@ class SpeakerLikes(Validation, Task):
         counted = self.segmentation is not None and hasattr(model.encoder, "activity")
         return training_files(self.protocol.name, self.protocol.train(), self.supervision, counted)
 
+    def list_development(self) -> tuple[list, list[dict]]:
+        """Development files, if there are any, and what they know."""
+        files = list(self.protocol.development()) if self.has_validation else []
+        several = several_databases(self.protocol.train())
+        return files, [reference_entry(file, several) for file in files]
+
     def prepare_data(self) -> None:
         """Compute missing frames and list the files; runs in one process only."""
         if not self.model.backbone.frozen:
@@ -268,7 +284,7 @@ class SpeakerLikes(Validation, Task):
             )
         if fitting and any(entry["likes"] for entry in entries):
             self.objective.check_epochs(trainer.max_epochs)
-        development = list(self.protocol.development()) if self.has_validation else []
+        development, judged = self.list_development()
 
         segmentation = None
         if self.segmentation is not None:
@@ -276,7 +292,6 @@ class SpeakerLikes(Validation, Task):
                 get_segmentation(self.segmentation), step=self.segmentation_step
             ).to(self.model.device)
         extractor = Extractor(self.model, segmentation, self.voices)
-        judged = [reference_entry(file) for file in development]
         _, keys = extract(training + development, extractor, self.frames)
         for entry, key in zip(entries + judged, keys, strict=True):
             entry["frames"] = key
@@ -289,7 +304,9 @@ class SpeakerLikes(Validation, Task):
             "development": judged,
         }
         if self.cache is None:
-            self.cache = Path(tempfile.mkdtemp()) / "prepared.npz"
+            folder = tempfile.mkdtemp()
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)  # or at exit
+            self.cache = Path(folder) / "prepared.npz"
         store(prepared, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
@@ -370,7 +387,7 @@ class SpeakerLikes(Validation, Task):
         """Weigh all of a file, in windows that are not longer than crops."""
         files, windows = self.files, []
         for first, stop in cut_ticks(files.num_frames(entry), files.longest, files.tick):
-            batch = self.collate_fn([files.read(entry, first, stop - first)])
+            batch = collate([files.read(entry, first, stop - first)])
             windows.append(summarize_window(self._weigh(batch), files.frames.step, files.tick))
         return windows
 
@@ -400,16 +417,23 @@ class SpeakerLikes(Validation, Task):
     def train_dataloader(self) -> DataLoader:
         """Batches of all files: upstream drops the last one, and with it whole small corpora."""
         return DataLoader(
-            TrainDataset(self),
+            TrainingBatches(self),
             batch_size=None,  # batches are what it gives
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
-            collate_fn=partial(self.collate_fn, stage="train"),
+            collate_fn=collate,
         )
 
-    def collate_fn(self, batch: list[dict], stage: str = "train") -> dict:
-        """Pad files to the same number of frames; see `collate`."""
-        return collate(batch)
+    def reader(self) -> SpeakerLikes:
+        """Task that reads files as this one does now, and knows no more: it can be pickled."""
+        reader = object.__new__(type(self))
+        model = {name: getattr(self.model, name) for name in ("current_epoch", "global_rank")}
+        reader.model = SimpleNamespace(**model)
+        reader.trainer = SimpleNamespace(world_size=self.trainer.world_size)
+        reader.prepared_data = {"development": self.prepared_data["development"]}
+        for name in ("files", "splice", "batch_size", "duration"):
+            setattr(reader, name, getattr(self, name))
+        return reader
 
     # -- training -----------------------------------------------------------------------------
 
@@ -482,6 +506,19 @@ class SpeakerLikes(Validation, Task):
             self.classifier_learning_rate,
             rate,
             start,
+        )
+
+
+def _check_development(protocol: Protocol) -> None:
+    """Refuse a list of development files without any: upstream stops at it, and tells nothing."""
+    try:
+        empty = next(protocol.development(), None) is None
+    except (AttributeError, NotImplementedError):  # there is no such list
+        return
+    if empty:
+        raise ValueError(
+            f"{protocol.name} lists no files in development: fill its .lst, or leave development "
+            "out"
         )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from pyannote_weighter.tasks.samples import check_likes, turns_of
+from pyannote_weighter.tasks.samples import check_likes, several_databases, turns_of, who
 
 SUPERVISION = ("likes", "references", "both")
 
 
-def training_entry(file, supervision: str = "likes") -> dict:
+def training_entry(file, supervision: str = "likes", several: bool = False) -> dict:
     """What training needs of a file, in a form that JSON can hold.
 
     Parameters
@@ -20,6 +20,9 @@ def training_entry(file, supervision: str = "likes") -> dict:
         May have "likes", "annotation" (with "annotated"), and "num_speakers".
     supervision : {"likes", "references", "both"}
         What is made use of; the other is left out, as if it were not known.
+    several : bool, optional
+        Whether training files come from several databases: where names are those of a database,
+        they are told with it.
 
     Returns
     -------
@@ -39,15 +42,15 @@ def training_entry(file, supervision: str = "likes") -> dict:
     if supervision != "references" and file.get("likes") is not None:
         if isinstance(file["likes"], str):
             raise ValueError(f"{file['uri']}: likes are the text {file['likes']!r}: give a list")
-        entry["likes"] = sorted(set(file["likes"]))
+        entry["likes"] = sorted(who(file, name, several) for name in set(file["likes"]))
     if supervision == "likes":
         return entry
     annotation, annotated = file.get("annotation"), file.get("annotated")
     # RTTM cannot tell a file without speech from one that it does not list
     if annotation and (annotated is None or annotated):
-        entry["turns"] = turns_of(annotation)
-        if file.get("scope") == "file":  # the same name is then another person elsewhere
-            entry["turns"] = [[s, e, f"{who} of {file['uri']}"] for s, e, who in entry["turns"]]
+        # the same name may be another person elsewhere
+        turns = turns_of(annotation)
+        entry["turns"] = [[s, e, who(file, name, several)] for s, e, name in turns]
         if annotated is not None:
             entry["annotated"] = [[segment.start, segment.end] for segment in annotated]
     return entry
@@ -92,7 +95,7 @@ def knows(entry: dict) -> tuple[bool, bool]:
 
 
 def training_files(
-    name: str, files: Sequence, supervision: str, counted: bool
+    name: str, files: Iterable, supervision: str, counted: bool
 ) -> tuple[list, list[dict]]:
     """Files that teach something, and what they know.
 
@@ -100,7 +103,7 @@ def training_files(
     ----------
     name : str
         Name of the protocol, for messages.
-    files : sequence of ProtocolFile
+    files : iterable of ProtocolFile
     supervision : {"likes", "references", "both"}
     counted : bool
         Whether files about which nothing is known teach something, as speakers of their frames
@@ -118,9 +121,10 @@ def training_files(
         If no file has what `supervision` asks for, a file is listed twice, or the likes can teach
         nothing (`check_likes`).
     """
-    kept, entries = [], []
+    files, kept, entries = list(files), [], []
+    several = several_databases(files)
     for file in files:
-        entry = training_entry(file, supervision)
+        entry = training_entry(file, supervision, several)
         if counted or any(knows(entry)) or entry["num_speakers"] is not None:
             kept.append(file)
             entries.append(entry)

@@ -18,12 +18,13 @@ from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.likeness import Likeness
 from pyannote_weighter.linking import PARAMETERS, Slots
 from pyannote_weighter.models.weighter import Weighted
+from pyannote_weighter.tasks.loading import ValidationFiles
 from pyannote_weighter.tasks.metrics import (
     FrameDiarizationErrorRate,
     LikesMeanAveragePrecision,
     have_references,
 )
-from pyannote_weighter.tasks.samples import JUDGED, crop_reference
+from pyannote_weighter.tasks.samples import JUDGED, collate, crop_reference
 
 
 def active_speakers(
@@ -66,7 +67,15 @@ class Validation:
 
     def val_dataloader(self) -> DataLoader | list:
         """Batches of the development files; nothing where there are none."""
-        return super().val_dataloader() if self.has_validation else []
+        if not self.has_validation:
+            return []
+        return DataLoader(
+            ValidationFiles(self),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            collate_fn=collate,
+        )
 
     def default_metric(self) -> dict[str, Metric]:
         """Mean average precision of likes and, where references exist, frame-level DER.
@@ -99,7 +108,7 @@ class Validation:
             entry = entry | {"likes": None, "turns": None}
         longest = self.files.frames_in(max(JUDGED, self.duration))
         sample = self.files.read(entry | {"likes": []}, 0, longest)
-        known = crop_reference(entry, self.model.frames, 0, len(sample["frames"]))
+        known = crop_reference(entry, self.files.frames, 0, len(sample["frames"]))
         return sample | known | {"names": entry["likes"]}
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,22 @@ def test_extractors_are_apart(cache, tmp_path):
     assert "ep1" not in other and len(other) == 0
     with pytest.raises(KeyError, match="ep1"):
         other.get("ep1")
+
+
+def test_files_that_are_read_and_cannot_be_removed(cache, monkeypatch):
+    """On Windows."""
+    cache.put("ep1", _frames(seed=0))
+    litter = cache.folder / f"ep0.{'0' * 32}.frames.npy"
+    litter.touch()
+    os.utime(litter, (0, 0))
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(f"{path} is in use")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    again = FrameCache(cache.folder.parent, "campplus")  # looks for litter
+    again.put("ep1", _frames(20, seed=1))
+    assert again.get("ep1")[0].shape == (20, 8) and litter.exists()
 
 
 def test_replacing_leaves_no_litter_and_keeps_open_maps(cache):

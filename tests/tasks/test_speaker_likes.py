@@ -1,5 +1,6 @@
 """Training from likes: what is learned from, what is refused, what is left behind."""
 
+import gc
 import itertools
 import math
 import warnings
@@ -354,6 +355,21 @@ def test_references_fall(tones, task, fit):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_no_development_file(task):
+    with pytest.raises(ValueError, match="lists no files in development: fill its .lst, or leave"):
+        task(development=[])
+
+
+def test_list_of_files_does_not_stay(task, fit):
+    made = task()
+    fit(made, max_epochs=1)
+    folder = made.cache.parent
+    assert made.cache.is_file()
+    del made
+    gc.collect()
+    assert not folder.exists()
+
+
 def test_start_of_the_encoder_is_a_share(tones, task):
     with pytest.raises(ValueError, match="encoder_start is 2: choose a share from 0 to 1"):
         task(tones, encoder_start=2)
@@ -381,8 +397,11 @@ def test_what_is_no_number_is_told_before_any_work(task, name, value):
     [
         ("segmentation_step", 0, "a share above 0, at most 1"),
         ("segmentation_step", 1.5, "a share above 0, at most 1"),
-        ("duration", -5, "a number above 0"),
-        ("duration", math.inf, "a number above 0"),
+        ("duration", 0.001, "a number of at least 0.5"),
+        ("duration", math.inf, "a number of at least 0.5"),
+        ("complete", "nope", "True or False"),
+        ("voices", "nope", "True or False"),
+        ("encoder_start", True, "a share from 0 to 1, or auto"),
         ("batch_size", 0, "a whole number of at least 1"),
         ("batch_size", 2.5, "a whole number of at least 1"),
         ("num_workers", 1.5, "a whole number of at least 0"),
@@ -398,7 +417,7 @@ def test_what_is_no_number_is_told_before_any_work(task, name, value):
     ],
 )
 def test_impossible_numbers_are_told_before_any_work(task, name, value, allowed):
-    with pytest.raises(ValueError, match=f"^{name} is {value}: choose {allowed}$"):
+    with pytest.raises(ValueError, match=f"^{name} is {value!r}: choose {allowed}$"):
         task(**{name: value})
 
 

@@ -8,6 +8,7 @@ import pytest
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database import registry
 
+from pyannote_weighter.tasks.samples import reference_entry
 from pyannote_weighter.tasks.supervision import knows, training_entry, training_files, unnamed
 
 NAME = "Made.SpeakerDiarization.Up"
@@ -75,6 +76,29 @@ def test_names_of_one_file_alone():
         training_entry(file(uri, turns="x y", scope="file"), "references") for uri in ("a", "b")
     )
     assert not {who for _, _, who in here["turns"]} & {who for _, _, who in there["turns"]}
+
+
+def test_names_of_one_database_alone():
+    """Where a protocol has files of two: the same name is another person there."""
+    files = [
+        file(f"{database}{number}", "x y", "x", scope="database", database=database)
+        for database in "AB"
+        for number in (1, 2)
+    ]
+    _, entries = training_files(NAME, files, "both", False)
+    assert [entry["likes"] for entry in entries[1:3]] == [
+        ["x of A", "y of A"],
+        ["x of B", "y of B"],
+    ]
+    assert entries[1]["turns"] == [[0, 1, "x of A"]]
+    assert reference_entry(files[0], several=True)["likes"] == ["x of A", "y of A"]
+
+    _, entries = training_files(NAME, files[:2], "both", False)  # one database
+    assert entries[0]["likes"] == ["x", "y"] and entries[0]["turns"] == [[0, 1, "x"]]
+    everywhere = [made | {"scope": "global"} for made in files]
+    assert training_files(NAME, everywhere, "likes", False)[1][3]["likes"] == ["x", "y"]
+    with pytest.raises(ValueError, match="no speaker of .* is liked in two files"):
+        training_files(NAME, files[::2], "likes", False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""Workers that are spawned, as on macOS and Windows, read what others do."""
+
+import multiprocessing
+import pickle
+
+import pytest
+import torch
+
+from pyannote_weighter.callbacks import SeedBatches
+from pyannote_weighter.tasks.loading import TrainingBatches, ValidationFiles
+from tests.models.test_weighter import small_weighter
+from tests.tasks.conftest import conversation, reference
+
+
+@pytest.fixture
+def development() -> list[dict]:
+    file = conversation("dev", "ann bob")
+    return [file | {"annotation": reference(file, "ann bob")}]
+
+
+def test_pickled(task, fit, development):
+    """Crops, splices, and likes that were placed; in the epoch that the model is in."""
+    trained = task(development=development, splice=0.5, duration=0.7)
+    trainer = fit(trained)
+    epochs = []
+    for epoch in (0, 1):
+        trainer.fit_loop.epoch_progress.current.completed = epoch
+        epochs.append(list(TrainingBatches(trained)))
+        again = pickle.loads(pickle.dumps(TrainingBatches(trained)))
+        assert len(again) == len(TrainingBatches(trained))
+        torch.testing.assert_close(list(again), epochs[epoch], rtol=0, atol=0)
+    first, second = ([s["frames"].float().sum() for b in e for s in b] for e in epochs)
+    assert first != second
+    again = pickle.loads(pickle.dumps(ValidationFiles(trained)))
+    assert len(again) == 1
+    for name in ("frames", "reference"):
+        assert torch.equal(again[0][name], ValidationFiles(trained)[0][name])
+
+
+@pytest.fixture
+def spawning():
+    """Start processes as systems do that cannot fork."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_spawned(task, fit, spawning):
+    trained = []
+    for num_workers in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = small_weighter(encoder="wavlm")  # with dropout
+            reading = task(num_workers=num_workers, splice=0.5)
+            fit(reading, model, callbacks=[SeedBatches(0)], max_epochs=1)
+        trained.append(model.state_dict())
+    torch.testing.assert_close(*trained, rtol=0, atol=0, equal_nan=True)
