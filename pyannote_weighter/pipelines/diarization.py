@@ -20,13 +20,13 @@ from pyannote.metrics.diarization import GreedyDiarizationErrorRate
 from pyannote.pipeline.parameter import ParamDict, Uniform
 
 from pyannote_weighter.likeness import Likeness, LocalSpeakers, local_voices
-from pyannote_weighter.linking import PARAMETERS
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.backbones import stream_frames
 from pyannote_weighter.models.checkpoint import fingerprint
-from pyannote_weighter.options import FINITE, SWITCH, Rule, check_options, is_number, is_whole
+from pyannote_weighter.options import FINITE, SWITCH, Rule, check_options, is_whole
 from pyannote_weighter.pipelines.answer import WeighterOutput
 from pyannote_weighter.pipelines.attribution import Attribution
+from pyannote_weighter.pipelines.hyperparameters import BOUNDS, USUAL, check_parameters
 from pyannote_weighter.pipelines.spill import Rows
 from pyannote_weighter.pipelines.voices import LEAST, SECONDS, embed_alone
 from pyannote_weighter.presence import Presence
@@ -62,49 +62,8 @@ ALLOWED: dict[str, Rule] = {
     "legacy": SWITCH,
 }
 """What numbers and switches among the options of the pipeline may be."""
-BOUNDS = {
-    "segmentation": {"min_duration_off": (0.0, 1.0), "threshold": (0.1, 0.9)},
-    "weighter": {"threshold": (0.0, 1.0), "merge": (0.0, 1.0), "min_duration": (0.0, 10.0)},
-}
-"""Least and greatest values of hyper-parameters; not every segmentation has a threshold."""
-USUAL = {"segmentation": {"min_duration_off": 0.0}, "weighter": PARAMETERS}
-"""Hyper-parameters that every pipeline has; those of recipes/linking."""
 SPEAKERS: Rule = "a whole number", lambda v: isinstance(v, Real) and v is not True and v == v // 1
 """What numbers of speakers may be, and be at least 1; the largest may be infinite."""
-
-
-def check_parameters(parameters: dict) -> None:
-    """Refuse hyper-parameters that do not exist, or are no numbers within `BOUNDS`.
-
-    Parameters
-    ----------
-    parameters : dict
-        By the names of the parts of the pipeline; need not be complete.
-
-    Raises
-    ------
-    ValueError
-    """
-    if not isinstance(parameters, dict):
-        raise ValueError(f"hyper-parameters are {parameters!r}: give segmentation and weighter")
-    for part, values in parameters.items():
-        if part not in BOUNDS or not isinstance(values, dict):
-            raise ValueError(
-                f"hyper-parameters have {part}: {values!r}; choose from {_described()}"
-            )
-        for name, value in values.items():
-            if name not in BOUNDS[part]:
-                raise ValueError(f"there is no {part}.{name}: choose from {_described()}")
-            low, high = BOUNDS[part][name]
-            if not (is_number(value) and low <= value <= high):
-                raise ValueError(
-                    f"{part}.{name} is {value!r}: choose a number from {low:g} to {high:g}"
-                )
-
-
-def _described() -> str:
-    """Names of all hyper-parameters."""
-    return ", ".join(f"{part}.{name}" for part, bounds in BOUNDS.items() for name in bounds)
 
 
 def _with_coefficients(

@@ -14,7 +14,7 @@ from pyannote_weighter import __version__
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.output import atomic
-from pyannote_weighter.pipelines.diarization import USUAL, check_parameters
+from pyannote_weighter.pipelines.hyperparameters import USUAL, check_parameters
 
 
 def export_pipeline(
