@@ -13,16 +13,8 @@ from pyannote.audio import Pipeline
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pyannote_weighter.archive import (
-    audio_of,
-    is_same_audio,
-    is_same_place,
-    listed,
-    place_of,
-    read_content,
-)
 from pyannote_weighter.audio import in_memory, open_sound
-from pyannote_weighter.database.likes import composed
+from pyannote_weighter.database.likes import composed, listed
 from pyannote_weighter.output import (
     TURNS,
     annotation_of,
@@ -36,6 +28,13 @@ from pyannote_weighter.output import (
 )
 from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.recording import open_recording
+from pyannote_weighter.results import (
+    audio_of,
+    is_same_audio,
+    is_same_place,
+    place_of,
+    read_content,
+)
 
 LARGEST = 2**28  # bytes of a file that is read into memory: 70 min of one channel at 16 kHz
 SAMPLE_SIZE = 4

@@ -257,10 +257,11 @@ def name(
     if (likes is None) == (voices is None):
         raise ValueError("give either --likes or --voices")
     _quiet()
-    from pyannote_weighter.archive import FORMATS, VOICES, name_results, read_results
+    from pyannote_weighter.archive import FORMATS, VOICES, name_results
     from pyannote_weighter.database import read_likes
     from pyannote_weighter.naming import Voices
     from pyannote_weighter.output import check_folder, check_formats
+    from pyannote_weighter.results import read_results
 
     wanted = _listed(formats)
     check_formats(wanted, FORMATS)
@@ -320,8 +321,9 @@ def find(
     their names become spaces.
     """
     _quiet()
-    from pyannote_weighter.archive import find_voice, read_results
+    from pyannote_weighter.archive import find_voice
     from pyannote_weighter.naming import Voices
+    from pyannote_weighter.results import read_results
 
     hits = find_voice(who, read_results(results), Voices.load(voices))
     for hit in hits[:top]:

@@ -15,10 +15,11 @@ from pyannote.database.util import load_rttm
 from typer.testing import CliRunner
 
 from pyannote_weighter import archive as archive_module
-from pyannote_weighter.archive import VOICES, find_voice, name_results, place_of, read_results
+from pyannote_weighter.archive import VOICES, find_voice, name_results
 from pyannote_weighter.cli import app
 from pyannote_weighter.database import write_likes
 from pyannote_weighter.naming import Voices
+from pyannote_weighter.results import place_of, read_results
 from tests.test_naming import PEOPLE, archive, voice
 
 

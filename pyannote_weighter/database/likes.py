@@ -250,3 +250,11 @@ def _read_item(line: str, position: int, quoted: bool) -> tuple[str, int]:
     if quoted:
         raise ValueError('a double quote is never closed. Close it, or write \\" for a quote.')
     return "".join(characters), position
+
+
+def listed(likes: Mapping[str, Value]) -> dict[str, Value]:
+    """Likes by `composed` name of the recording; names that are one text are refused."""
+    for name, names in likes.items():
+        if isinstance(names, str):
+            raise ValueError(f"likes of {name} are one text, {names!r}: give a list of names")
+    return by_recording(likes)

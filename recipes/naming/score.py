@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from pyannote.core import Annotation
 
-from pyannote_weighter.archive import Result, read_results, to_annotation
 from pyannote_weighter.benchmark_report import right_counts
 from pyannote_weighter.database import corrupt_likes, drop_likes
 from pyannote_weighter.naming import Match, Named, learn_voices
 from pyannote_weighter.protocols import protocol_files
+from pyannote_weighter.results import Result, read_results, to_annotation
 from pyannote_weighter.scoring import bootstrap, equal_error_rate, pool, score
 
 CONDITIONS = (

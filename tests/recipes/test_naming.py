@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pyannote.core import Annotation, Segment
 
-from pyannote_weighter.archive import Result
 from pyannote_weighter.naming import Speakers
 from pyannote_weighter.output import to_json
+from pyannote_weighter.results import Result
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "naming" / "score.py"
 if not RECIPE.is_file():
