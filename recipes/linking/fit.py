@@ -1,9 +1,10 @@
-"""Fit the coefficients of `Likeness` and `Presence` on conversations with references."""
+"""Fit the coefficients of `Likeness` and `Presence`, to references or to likes."""
 
 import argparse
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
@@ -12,18 +13,19 @@ import numpy as np
 import torch
 from pyannote.audio import Pipeline
 from rich.progress import track
-from scipy.optimize import linear_sum_assignment
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import linear_sum_assignment, minimize
 from sklearn.metrics import roc_auc_score
 
 from pyannote_weighter.audio import in_memory
 from pyannote_weighter.likeness import Likeness, local_evidence
 from pyannote_weighter.pipelines import WeighterDiarization
-from pyannote_weighter.pipelines.windows import Windows
+from pyannote_weighter.pipelines.windows import Windows, alone
 from pyannote_weighter.presence import Presence
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 from pyannote_weighter.protocols import protocol_files
+from pyannote_weighter.prototypes import complete_likes, explained_speech
 from pyannote_weighter.segmentation import sample_nearest
+from pyannote_weighter.tasks.alignment import align_likes
 from pyannote_weighter.tasks.samples import discretize
 
 NAMES = ("cosine", "local", "shorter", "longer")
@@ -31,6 +33,8 @@ KINDS = {"cosine": [0], "likeness, apart": [0, 2, 3], "likeness": [0, 1, 2, 3]} 
 DRAWS = 6  # ways to divide the slots of a speaker into groups
 LEAST = 0.5  # seconds of speech of a group
 MERGES = (0.2, 0.3, 0.4)  # groups are those that linking makes at these
+EXPLAINED = 0.95  # share of the speech of a recording that is of its likes, to be told by them
+RIDGE = 0.05  # of squared coefficients
 
 
 class Recorder:
@@ -50,57 +54,108 @@ class Recorder:
 
 
 def groups_of(
-    pipeline: WeighterDiarization, slots, windows, speech, local, reference: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features of groups of slots, and whether each is the one that holds most of a speaker."""
+    pipeline: WeighterDiarization, slots, windows, speech, local
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Features (K, 4) of groups of slots and their weightings (S, K), for several thresholds."""
     settled = pipeline.attribution.settle(slots, windows, speech, local)
-    features, real = [], []
+    found = []
     merge = pipeline.weighter.merge
     for threshold in MERGES:
         pipeline.weighter.merge = threshold
         pipeline.attribution.link(settled)
-        groups, found = pipeline.presence.asked
-        held, start = np.zeros((len(found), reference.shape[1])), 0
-        for part, who in zip(groups.weightings, groups.present, strict=True):
-            held[who] += part.T @ reference[start : start + len(part)]
-            start += len(part)
-        held *= pipeline._weighter.steps.step
-        speaker = np.zeros(len(found), dtype=bool)
-        for group, who in zip(*linear_sum_assignment(-held), strict=True):
-            mine = held[group, who]
-            enough = mine >= min(1.0, 0.25 * held[:, who].sum())
-            speaker[group] = enough and mine >= 0.3 * held[group].sum()
-        long = np.exp(found[:, 0]) >= LEAST
-        features.append(found[long])
-        real.append(speaker[long])
+        groups, features = pipeline.presence.asked
+        found.append((features, groups.spread()))
     pipeline.weighter.merge = merge
-    return np.concatenate(features), np.concatenate(real)
+    return found
 
 
-def slots_of(pipeline: WeighterDiarization, file: dict) -> dict:
-    """Slots of a file that hold speech, what is known of them, and who speaks in each of them.
+def describe(pipeline: WeighterDiarization, file: dict) -> dict:
+    """Slots of a file, groups of them, and what is known of both, but for whose they are.
 
     The presence of the pipeline must be a `Recorder`.
     """
     audio = {key: value for key, value in in_memory(file).items() if key != "annotation"}
     count, frames, local = pipeline.compute(audio, lambda *args, **options: None)
-    steps = pipeline._weighter.steps
-    speech = sample_nearest(count, pipeline._weighter.frames, len(frames))[:, 0]
+    weighter = pipeline._weighter
+    speech = sample_nearest(count, weighter.frames, len(frames))[:, 0]
     windows = Windows()
     slots = pipeline.attribution.weigh(frames, speech, windows, local)
-    same, different = local_evidence(local, slots.weightings, steps)
-    weightings = slots.joined()
-    turns = [(s.start, s.end, who) for s, _, who in file["annotation"].itertracks(True)]
-    reference = discretize(turns, steps, len(weightings)).numpy().astype(np.float32)
-    owner = (weightings.T @ reference).argmax(axis=1)
-    (kept,) = np.nonzero((slots.confidence >= 0.3) & (slots.seconds >= 0.3))
+    same, different = local_evidence(local, slots.weightings, weighter.steps)
+    step = weighter.encoder.step
     return {
-        "embeddings": slots.embeddings[kept],
-        "seconds": slots.seconds[kept],
-        "same": same[np.ix_(kept, kept)],
-        "different": different[np.ix_(kept, kept)],
+        "embeddings": slots.embeddings,
+        "seconds": slots.seconds,
+        "confidence": slots.confidence,
+        "weightings": slots.joined(),
+        "same": same,
+        "different": different,
+        "groups": groups_of(pipeline, slots, windows, speech, local),
+        "steps": weighter.steps,
+        "windows": torch.cat([weighter.project(window.embeddings[0]) for window in windows]),
+        "single": alone(speech, step),
+        "speech": alone(np.minimum(speech, 1), step),
+    }
+
+
+def by_reference(described: dict, file: dict) -> np.ndarray:
+    """(S, K) who speaks in each step, by the reference of a file."""
+    turns = [(s.start, s.end, who) for s, _, who in file["annotation"].itertracks(True)]
+    num_steps = len(described["weightings"])
+    return discretize(turns, described["steps"], num_steps).numpy().astype(np.float32)
+
+
+def by_likes(described: Sequence[dict], likes: Sequence[Iterable[str]]) -> list[np.ndarray | None]:
+    """(S, L) who speaks in each step of each file, by likes and by what files have in common.
+
+    None for files with speech of others, as far as voices tell: of these likes say too little.
+    """
+    index = {name: n for n, name in enumerate(sorted({name for some in likes for name in some}))}
+    given = [torch.tensor([index[name] for name in dict.fromkeys(some)]).long() for some in likes]
+    slots = [torch.from_numpy(file["embeddings"]).float() for file in described]
+    held = [torch.from_numpy(file["seconds"]).float() for file in described]
+    shares = [seconds / seconds.sum().clamp_min(1e-6) for seconds in held]
+    most = [max(0, len(s) - len(g)) for s, g in zip(slots, given, strict=True)]
+    prototypes, _, every = complete_likes(slots, shares, given, len(index), most)
+    found: list[np.ndarray | None] = []
+    for number, (file, speakers) in enumerate(zip(described, every, strict=True)):
+        confirmed = prototypes.confirmed[number]
+        own = prototypes._replace(confirmed=[confirmed])
+        explained = explained_speech([slots[number]], [shares[number]], [speakers], own)
+        if not confirmed.any() or explained < EXPLAINED:
+            found.append(None)
+            continue
+        single = torch.from_numpy(file["single"])
+        voices = prototypes.vectors[speakers[confirmed]]
+        aligned = align_likes(file["windows"], voices, single)[:, :-1].numpy()
+        found.append(aligned * file["speech"][:, None])
+    return found
+
+
+def label(described: dict, who: np.ndarray) -> dict:
+    """What is fitted: slots that hold speech and whose they are, groups and which are a speaker.
+
+    A group is one that holds most of a speaker.
+    """
+    features, real = [], []
+    for found, weightings in described["groups"]:
+        held = weightings.T @ who * described["steps"].step
+        speaker = np.zeros(len(found), dtype=bool)
+        for group, person in zip(*linear_sum_assignment(-held), strict=True):
+            mine = held[group, person]
+            enough = mine >= min(1.0, 0.25 * held[:, person].sum())
+            speaker[group] = enough and mine >= 0.3 * held[group].sum()
+        long = np.exp(found[:, 0]) >= LEAST
+        features.append(found[long])
+        real.append(speaker[long])
+    owner = (described["weightings"].T @ who).argmax(axis=1)
+    (kept,) = np.nonzero((described["confidence"] >= 0.3) & (described["seconds"] >= 0.3))
+    return {
+        "embeddings": described["embeddings"][kept],
+        "seconds": described["seconds"][kept],
+        "same": described["same"][np.ix_(kept, kept)],
+        "different": described["different"][np.ix_(kept, kept)],
         "owner": owner[kept],
-        "groups": groups_of(pipeline, slots, windows, speech, local, reference),
+        "groups": (np.concatenate(features), np.concatenate(real)),
     }
 
 
@@ -140,22 +195,41 @@ def gather(files: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(features), np.concatenate(same)
 
 
-def regression(features: np.ndarray, truth: np.ndarray) -> LogisticRegression:
-    """Fit one of the regressions."""
-    return LogisticRegression(C=10, max_iter=5000).fit(features, truth)
+def regression(
+    features: np.ndarray, truth: np.ndarray, held: dict[int, float] | None = None
+) -> np.ndarray:
+    """(F + 1,) coefficients of a logistic regression, the bias last; some may be held."""
+    held = held or {}
+    free = [column for column in range(features.shape[1]) if column not in held]
+    fixed = sum((value * features[:, column] for column, value in held.items()), 0.0)
+    x, sign = np.column_stack([features[:, free], np.ones(len(truth))]), np.where(truth, 1, -1)
+    penalty = np.append(np.full(len(free), RIDGE), 0.0)
+
+    def loss(w):
+        margin = sign * (x @ w + fixed)
+        slope = -sign / (1 + np.exp(np.clip(margin, -500, 500)))
+        return np.logaddexp(0, -margin).sum() + penalty @ w**2, slope @ x + 2 * penalty * w
+
+    found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
+    coefficients = np.empty(features.shape[1] + 1)
+    coefficients[[*free, -1]] = found
+    for column, value in held.items():
+        coefficients[column] = value
+    return coefficients
 
 
-def named(model: LogisticRegression, names: tuple[str, ...]) -> dict[str, float]:
-    """Coefficients of a regression, by name; the bias is the last one."""
-    values = map(float, [*model.coef_[0], model.intercept_[0]])
-    return dict(zip((*names, "bias"), values, strict=True))
+def named(coefficients: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Coefficients of a regression, by name."""
+    return dict(zip((*names, "bias"), map(float, coefficients), strict=True))
 
 
-def fit_likeness(features: np.ndarray, same: np.ndarray) -> Likeness:
+def fit_likeness(features: np.ndarray, same: np.ndarray, longer: float | None = None) -> Likeness:
     """Both sets of coefficients, of slots that were heard together and apart."""
-    apart = named(regression(features[:, [0, 2, 3]], same), ("cosine", "shorter", "longer"))
+    fixed, held = ({}, {}) if longer is None else ({2: longer}, {3: longer})
+    apart = regression(features[:, [0, 2, 3]], same, fixed)
+    apart = named(apart, ("cosine", "shorter", "longer"))
     apart = {f"{name}_apart": value for name, value in apart.items()}
-    return Likeness(**named(regression(features, same), NAMES), **apart)
+    return Likeness(**named(regression(features, same, held), NAMES), **apart)
 
 
 def fit_presence(features: np.ndarray, real: np.ndarray) -> Presence:
@@ -184,42 +258,61 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("protocol", nargs="+", help="DATABASE.YML:PROTOCOL:SUBSET")
     parser.add_argument("--pipeline", type=Path, default=DEFAULT_PIPELINE)
+    parser.add_argument("--likes", action="store_true", help="in place of references")
+    parser.add_argument("--longer", type=float, help="this coefficient is not fitted")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     pipeline = Pipeline.from_pretrained(arguments.pipeline)
     pipeline.presence = Recorder()
 
-    sets, groups = {}, {}
+    sets: dict[str, tuple] = {}
     for name in arguments.protocol:
         registry, protocol, subset = name.rsplit(":", 2)
         files = list(protocol_files(protocol, registry, subset))
-        described = [slots_of(pipeline, file) for file in track(files, description=name)]
-        sets[name], groups[name] = gather(described), gather_groups(described)
-        check(f"{name}, pairs of slots", [sets[name]])
+        if arguments.likes:
+            files = [file for file in files if file["likes"] is not None]
+        sets[name] = files, [describe(pipeline, file) for file in track(files, description=name)]
+    if arguments.likes:  # the same people may speak in all of them
+        every = [file for files, _ in sets.values() for file in files]
+        described = [slots for _, some in sets.values() for slots in some]
+        who = iter(by_likes(described, [file["likes"] for file in every]))
+    else:
+        every = [pair for some in sets.values() for pair in zip(*some, strict=True)]
+        who = iter([by_reference(slots, file) for file, slots in every])
+    pairs, groups = {}, {}
+    for name, (_, described) in sets.items():
+        told = [label(slots, w) for slots in described if (w := next(who)) is not None]
+        if arguments.likes:
+            print(f"{name}: {len(told)} of {len(described)} files are told by their likes")
+        pairs[name], groups[name] = gather(told), gather_groups(told)
+        check(f"{name}, pairs of slots", [pairs[name]])
     check(f"{', '.join(groups)}, groups of slots", groups.values())
-
-    def fit(names, columns):
-        x, y = (np.concatenate(part) for part in zip(*(sets[n] for n in names), strict=True))
-        return regression(x[:, columns], y)
 
     print("| tested on | trained on | judged by | AUC | errors |")
     print("|---|---|---|---|---|")
-    for name, (x, y) in sets.items():
-        others = [n for n in sets if n != name] or [name]
+    for name, (x, y) in pairs.items():
+        others = [n for n in pairs if n != name] or [name]
+        known, truth = (np.concatenate(p) for p in zip(*(pairs[n] for n in others), strict=True))
         for kind, columns in KINDS.items():
-            model = fit(others, columns)
+            coefficients = regression(known[:, columns], truth)
+            log_odds = x[:, columns] @ coefficients[:-1] + coefficients[-1]
             cells = [
                 Path(name.split(":")[0]).parent.name,
                 ", ".join(Path(other.split(":")[0]).parent.name for other in others),
                 kind,
-                f"{roc_auc_score(y, model.decision_function(x[:, columns])):.4f}",
-                f"{100 * (model.predict(x[:, columns]) != y).mean():.1f} %",
+                f"{roc_auc_score(y, log_odds):.4f}",
+                f"{100 * ((log_odds > 0) != y).mean():.1f} %",
             ]
             print("| " + " | ".join(cells) + " |")
-    for every, fit_to in ((sets, fit_likeness), (groups, fit_presence)):
-        parts = (np.concatenate(part) for part in zip(*every.values(), strict=True))
-        print(f"\n{fit_to(*parts)}")
+    print("\nOptions of the pipeline (`params` of its `pipeline` in config.yaml):")
+    likeness = fit_likeness(
+        *map(np.concatenate, zip(*pairs.values(), strict=True)), arguments.longer
+    )
+    presence = fit_presence(*map(np.concatenate, zip(*groups.values(), strict=True)))
+    for option, fitted in (("likeness", likeness), ("presence", presence)):
+        values = ", ".join(f"{key}: {value:.4g}" for key, value in asdict(fitted).items())
+        print(f"{option}: {{{values}}}")
 
 
 if __name__ == "__main__":

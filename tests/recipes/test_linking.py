@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from pyannote.database.util import load_rttm
+from sklearn.linear_model import LogisticRegression
 
 from pyannote_weighter.pipelines.folders import load_pipeline
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
@@ -30,14 +32,60 @@ def test_slots_and_groups_of_the_sample_are_described(sample_audio, monkeypatch)
     pipeline.presence = recipe["Recorder"]()
     reference = load_rttm(sample_audio.with_suffix(".rttm"))["sample"]
     file = {"uri": "sample", "audio": str(sample_audio), "annotation": reference}
-    described = recipe["slots_of"](pipeline, file)
+    slots = recipe["describe"](pipeline, file)
+    assert pipeline.weighter.merge == pipeline.default_parameters()["weighter"]["merge"]
+    who = recipe["by_reference"](slots, file)
+    described = recipe["label"](slots, who)
     assert len(described["owner"]) == len(described["seconds"]) == len(described["same"]) > 2
     assert set(described["owner"]) == {0, 1}
     features, real = described["groups"]
     assert features.shape == (len(real), 4) and real.any()
-    assert pipeline.weighter.merge == pipeline.default_parameters()["weighter"]["merge"]
-    found, same = recipe["pairs"](described, recipe["np"].random.default_rng(0))
+    found, same = recipe["pairs"](described, np.random.default_rng(0))
     assert found.shape == (len(same), 4) and same.any() and not same.all()
+
+
+def heard(people, rng):
+    """What is known of a recording in which each of some people talks for four seconds."""
+    voices = np.eye(16, dtype=np.float32)[list(people)]
+    windows = np.repeat(voices, 40, axis=0)
+    return {
+        "embeddings": voices + 0.1 * rng.normal(size=voices.shape).astype(np.float32),
+        "seconds": np.full(len(voices), 4.0),
+        "windows": torch.from_numpy(windows + 0.1 * rng.normal(size=windows.shape)).float(),
+        "single": np.ones(len(windows), dtype=np.float32),
+        "speech": np.ones(len(windows), dtype=np.float32),
+    }
+
+
+def test_likes_tell_who_speaks_where_they_account_for_all_speech(monkeypatch):
+    monkeypatch.setenv("PYANNOTE_METRICS_ENABLED", "0")  # which the script would set for good
+    by_likes = runpy.run_path(str(RECIPE))["by_likes"]
+    rng = np.random.default_rng(0)
+    people = [(0, 1), (1, 2), (2, 0), (0, 3), (3, 1), (2, 3), (0, 1, 9)]
+    files = [heard(some, rng) for some in people]
+    likes = [["abcd"[k] for k in some if k < 4] for some in people]
+    *told, stranger = by_likes(files, likes)
+    for who in told:  # in the order of the likes: the first four seconds, then the others
+        np.testing.assert_array_equal(who.argmax(axis=1), np.repeat([0, 1], 40))
+        assert who.max(axis=1).mean() > 0.99
+    assert stranger is None  # somebody else speaks there
+    assert by_likes(files, [["a"], ["b"], ["c"], [], [], [], []]) == [None] * 7
+
+
+def test_regression_is_the_one_of_scikit_learn_and_holds_coefficients(monkeypatch):
+    monkeypatch.setenv("PYANNOTE_METRICS_ENABLED", "0")
+    regression = runpy.run_path(str(RECIPE))["regression"]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 3))
+    truth = rng.random(500) < 1 / (1 + np.exp(-(x @ [2.0, -1.0, 0.5] + 0.3)))
+    plain = LogisticRegression(C=10, max_iter=5000, tol=1e-8).fit(x, truth)
+    expected = np.append(plain.coef_[0], plain.intercept_)
+    np.testing.assert_allclose(regression(x, truth), expected, atol=1e-3)
+    held = regression(x, truth, {1: -1.0})
+    assert held[1] == -1.0
+    np.testing.assert_allclose(held, [2.0, -1.0, 0.5, 0.3], atol=0.5)
+    free = regression(x, truth, {1: expected[1]})
+    np.testing.assert_allclose(free, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("pairs", [[True, True, True], [True, False, True]])
