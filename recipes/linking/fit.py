@@ -40,12 +40,13 @@ RIDGE = 0.05  # of squared coefficients
 class Recorder:
     """A presence to which everybody is a speaker; it keeps what it was asked about last."""
 
-    def __init__(self):
+    def __init__(self, offset: float = 0.0):
         self.asked: tuple = ()
+        self.presence = Presence(offset=offset)
 
     def __call__(self, groups, *described):
         """Probability one for each group."""
-        self.asked = groups, Presence().features(groups, *described)
+        self.asked = groups, self.presence.features(groups, *described)
         return np.ones(groups.number)
 
     def threshold(self, seconds):
@@ -89,6 +90,7 @@ def describe(pipeline: WeighterDiarization, file: dict) -> dict:
         "weightings": slots.joined(),
         "same": same,
         "different": different,
+        "offset": pipeline.likeness.offset,
         "groups": groups_of(pipeline, slots, windows, speech, local),
         "steps": weighter.steps,
         "windows": torch.cat([weighter.project(window.embeddings[0]) for window in windows]),
@@ -155,6 +157,7 @@ def label(described: dict, who: np.ndarray) -> dict:
         "same": described["same"][np.ix_(kept, kept)],
         "different": described["different"][np.ix_(kept, kept)],
         "owner": owner[kept],
+        "offset": described["offset"],
         "groups": (np.concatenate(features), np.concatenate(real)),
     }
 
@@ -185,7 +188,8 @@ def pairs(file: dict, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     who = np.array([who for who, _ in groups])
     cosine, seconds = (sums @ sums.T)[first, second], (held[first], held[second])
     heard = [(member @ file[key] @ member.T)[first, second] for key in ("same", "different")]
-    return Likeness().features(cosine, *heard, *seconds), who[first] == who[second]
+    likeness = Likeness(offset=file["offset"])
+    return likeness.features(cosine, *heard, *seconds), who[first] == who[second]
 
 
 def gather(files: list[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -264,28 +268,36 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     pipeline = Pipeline.from_pretrained(arguments.pipeline)
-    pipeline.presence = Recorder()
+    pipeline.presence = Recorder(pipeline.presence.offset)
 
-    sets: dict[str, tuple] = {}
+    recordings = []
     for name in arguments.protocol:
         registry, protocol, subset = name.rsplit(":", 2)
         files = list(protocol_files(protocol, registry, subset))
         if arguments.likes:
             files = [file for file in files if file["likes"] is not None]
-        sets[name] = files, [describe(pipeline, file) for file in track(files, description=name)]
-    if arguments.likes:  # the same people may speak in all of them
-        every = [file for files, _ in sets.values() for file in files]
-        described = [slots for _, some in sets.values() for slots in some]
-        who = iter(by_likes(described, [file["likes"] for file in every]))
+        for file in track(files, description=name):
+            recordings.append((name, file, describe(pipeline, file)))
+    if arguments.likes:  # the same people may speak in all sets
+        likes = [file["likes"] for _, file, _ in recordings]
+        speaking = by_likes([slots for *_, slots in recordings], likes)
     else:
-        every = [pair for some in sets.values() for pair in zip(*some, strict=True)]
-        who = iter([by_reference(slots, file) for file, slots in every])
+        speaking = [by_reference(slots, file) for _, file, slots in recordings]
+    told: dict[str, list] = {name: [] for name in arguments.protocol}
+    for (name, _, slots), who in zip(recordings, speaking, strict=True):
+        if who is not None:
+            told[name].append(label(slots, who))
     pairs, groups = {}, {}
-    for name, (_, described) in sets.items():
-        told = [label(slots, w) for slots in described if (w := next(who)) is not None]
+    for name, some in told.items():
+        number = sum(name == other for other, *_ in recordings)
+        if number and not some:
+            raise ValueError(
+                f"{name}: likes account for the speech of none of {number} files: everybody in a "
+                "file needs a like there and in another one"
+            )
         if arguments.likes:
-            print(f"{name}: {len(told)} of {len(described)} files are told by their likes")
-        pairs[name], groups[name] = gather(told), gather_groups(told)
+            print(f"{name}: {len(some)} of {number} files, of which likes tell all speech")
+        pairs[name], groups[name] = gather(some), gather_groups(some)
         check(f"{name}, pairs of slots", [pairs[name]])
     check(f"{', '.join(groups)}, groups of slots", groups.values())
 
@@ -311,7 +323,8 @@ def main() -> None:
     )
     presence = fit_presence(*map(np.concatenate, zip(*groups.values(), strict=True)))
     for option, fitted in (("likeness", likeness), ("presence", presence)):
-        values = ", ".join(f"{key}: {value:.4g}" for key, value in asdict(fitted).items())
+        fitted = {key: value for key, value in asdict(fitted).items() if key != "offset"}
+        values = ", ".join(f"{key}: {value:.4g}" for key, value in fitted.items())
         print(f"{option}: {{{values}}}")
 
 

@@ -13,6 +13,7 @@ from pyannote.database.util import load_rttm
 from sklearn.linear_model import LogisticRegression
 
 from pyannote_weighter.pipelines.folders import load_pipeline
+from pyannote_weighter.presence import Presence
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "linking" / "fit.py"
@@ -94,7 +95,9 @@ def test_a_set_that_nothing_can_be_learned_from_is_named(monkeypatch, pairs):
     main = runpy.run_path(str(RECIPE))["main"]
     features = np.zeros((3, 4))
     for name, found in {
-        "Pipeline": SimpleNamespace(from_pretrained=lambda path: SimpleNamespace()),
+        "Pipeline": SimpleNamespace(
+            from_pretrained=lambda path: SimpleNamespace(presence=Presence())
+        ),
         "protocol_files": lambda *args: [],
         "gather": lambda described: (features, np.array(pairs)),
         "gather_groups": lambda described: (features, np.zeros(3, dtype=bool)),
@@ -104,4 +107,20 @@ def test_a_set_that_nothing_can_be_learned_from_is_named(monkeypatch, pairs):
     what, number = ("pairs", 3) if all(pairs) else ("groups", 0)
     match = f"^a/b.yml:P:test, {what} of slots: {number} of 3 are one person, .*: give more files"
     with pytest.raises(ValueError, match=match):
+        main()
+
+
+def test_likes_that_explain_no_recording_are_refused(monkeypatch):
+    monkeypatch.setenv("PYANNOTE_METRICS_ENABLED", "0")  # which the script would set for good
+    main = runpy.run_path(str(RECIPE))["main"]
+    for name, found in {
+        "Pipeline": SimpleNamespace(
+            from_pretrained=lambda path: SimpleNamespace(presence=Presence())
+        ),
+        "protocol_files": lambda *args: [{"likes": ("a",)}, {"likes": None}, {"likes": ("b",)}],
+        "describe": lambda pipeline, file: heard([0, 1], np.random.default_rng(0)),
+    }.items():
+        monkeypatch.setitem(main.__globals__, name, found)
+    monkeypatch.setattr(sys, "argv", ["fit.py", "a/b.yml:P:test", "--likes"])
+    with pytest.raises(ValueError, match="^a/b.yml:P:test: .* none of 2 files: everybody"):
         main()
