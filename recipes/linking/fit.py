@@ -70,6 +70,7 @@ def groups_of(
     return found
 
 
+@torch.inference_mode()
 def describe(pipeline: WeighterDiarization, file: dict) -> dict:
     """Slots of a file, groups of them, and what is known of both, but for whose they are.
 
@@ -93,7 +94,9 @@ def describe(pipeline: WeighterDiarization, file: dict) -> dict:
         "offset": pipeline.likeness.offset,
         "groups": groups_of(pipeline, slots, windows, speech, local),
         "steps": weighter.steps,
-        "windows": torch.cat([weighter.project(window.embeddings[0]) for window in windows]),
+        "windows": [
+            weighter.project(w.embeddings[0]) for w in windows if w.embeddings is not None
+        ],
         "single": alone(speech, step),
         "speech": alone(np.minimum(speech, 1), step),
     }
@@ -111,6 +114,8 @@ def by_likes(described: Sequence[dict], likes: Sequence[Iterable[str]]) -> list[
 
     None for files with speech of others, as far as voices tell: of these likes say too little.
     """
+    if not all(file["windows"] for file in described):
+        raise ValueError("the encoder of this pipeline embeds no windows: `refine` does")
     index = {name: n for n, name in enumerate(sorted({name for some in likes for name in some}))}
     given = [torch.tensor([index[name] for name in dict.fromkeys(some)]).long() for some in likes]
     slots = [torch.from_numpy(file["embeddings"]).float() for file in described]
@@ -128,7 +133,7 @@ def by_likes(described: Sequence[dict], likes: Sequence[Iterable[str]]) -> list[
             continue
         single = torch.from_numpy(file["single"])
         voices = prototypes.vectors[speakers[confirmed]]
-        aligned = align_likes(file["windows"], voices, single)[:, :-1].numpy()
+        aligned = align_likes(torch.cat(file["windows"]), voices, single)[:, :-1].numpy()
         found.append(aligned * file["speech"][:, None])
     return found
 
@@ -285,7 +290,7 @@ def main() -> None:
         speaking = [by_reference(slots, file) for _, file, slots in recordings]
     told: dict[str, list] = {name: [] for name in arguments.protocol}
     for (name, _, slots), who in zip(recordings, speaking, strict=True):
-        if who is not None:
+        if who is not None and who.shape[1]:
             told[name].append(label(slots, who))
     pairs, groups = {}, {}
     for name, some in told.items():

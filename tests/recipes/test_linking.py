@@ -52,7 +52,7 @@ def heard(people, rng):
     return {
         "embeddings": voices + 0.1 * rng.normal(size=voices.shape).astype(np.float32),
         "seconds": np.full(len(voices), 4.0),
-        "windows": torch.from_numpy(windows + 0.1 * rng.normal(size=windows.shape)).float(),
+        "windows": [torch.from_numpy(windows + 0.1 * rng.normal(size=windows.shape)).float()],
         "single": np.ones(len(windows), dtype=np.float32),
         "speech": np.ones(len(windows), dtype=np.float32),
     }
@@ -70,6 +70,8 @@ def test_likes_tell_who_speaks_where_they_account_for_all_speech(monkeypatch):
         np.testing.assert_array_equal(who.argmax(axis=1), np.repeat([0, 1], 40))
         assert who.max(axis=1).mean() > 0.99
     assert stranger is None  # somebody else speaks there
+    with pytest.raises(ValueError, match="embeds no windows"):
+        by_likes([{**files[0], "windows": []}], likes[:1])
     assert by_likes(files, [["a"], ["b"], ["c"], [], [], [], []]) == [None] * 7
 
 
