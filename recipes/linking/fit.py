@@ -292,25 +292,29 @@ def main() -> None:
     for (name, _, slots), who in zip(recordings, speaking, strict=True):
         if who is not None and who.shape[1]:
             told[name].append(label(slots, who))
-    pairs, groups = {}, {}
+    compared, groups = {}, {}
     for name, some in told.items():
         number = sum(name == other for other, *_ in recordings)
-        if number and not some:
+        if number and not some and arguments.likes:
             raise ValueError(
                 f"{name}: likes account for the speech of none of {number} files: everybody in a "
                 "file needs a like there and in another one"
             )
+        if number and not some:
+            raise ValueError(f"{name}: nobody speaks in the references of its {number} files")
         if arguments.likes:
             print(f"{name}: {len(some)} of {number} files, of which likes tell all speech")
-        pairs[name], groups[name] = gather(some), gather_groups(some)
-        check(f"{name}, pairs of slots", [pairs[name]])
+        compared[name], groups[name] = gather(some), gather_groups(some)
+        check(f"{name}, pairs of slots", [compared[name]])
     check(f"{', '.join(groups)}, groups of slots", groups.values())
 
     print("| tested on | trained on | judged by | AUC | errors |")
     print("|---|---|---|---|---|")
-    for name, (x, y) in pairs.items():
-        others = [n for n in pairs if n != name] or [name]
-        known, truth = (np.concatenate(p) for p in zip(*(pairs[n] for n in others), strict=True))
+    for name, (x, y) in compared.items():
+        others = [n for n in compared if n != name] or [name]
+        known, truth = (
+            np.concatenate(p) for p in zip(*(compared[n] for n in others), strict=True)
+        )
         for kind, columns in KINDS.items():
             coefficients = regression(known[:, columns], truth)
             log_odds = x[:, columns] @ coefficients[:-1] + coefficients[-1]
@@ -324,7 +328,7 @@ def main() -> None:
             print("| " + " | ".join(cells) + " |")
     print("\nOptions of the pipeline (`params` of its `pipeline` in config.yaml):")
     likeness = fit_likeness(
-        *map(np.concatenate, zip(*pairs.values(), strict=True)), arguments.longer
+        *map(np.concatenate, zip(*compared.values(), strict=True)), arguments.longer
     )
     presence = fit_presence(*map(np.concatenate, zip(*groups.values(), strict=True)))
     for option, fitted in (("likeness", likeness), ("presence", presence)):
