@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
@@ -90,7 +91,14 @@ def train(
         training files or other likes than the run had, or something that would be overwritten.
     ModuleNotFoundError
         If TensorBoard is asked for and not installed.
+    RuntimeError
+        If a worker that this function has started starts it again.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # it imports the script
+        raise RuntimeError(
+            "workers (task.num_workers) import the script that starts the training, which must "
+            'not start it again there: call train() under `if __name__ == "__main__":`'
+        )
     options, config, into = read_config(config), Path(config), Path(into)
     options["seed"] = options.get("seed", 0) if seed is None else seed
     check_options(ALLOWED, seed=options["seed"])

@@ -1,5 +1,6 @@
 """From a YAML file to a pipeline folder, on tones with likes."""
 
+import multiprocessing
 import shutil
 import warnings
 from importlib.util import find_spec
@@ -742,6 +743,14 @@ def test_resumed_training_is_the_same_bit_for_bit(
             cost[cost.isnan()] = -1.0
         for part in ("state_dict", "optimizer_states", "lr_schedulers"):
             torch.testing.assert_close(stopped[part], whole[part], rtol=0, atol=0)
+
+
+def test_a_worker_does_not_train(corpus, tmp_path, monkeypatch):
+    """As multiprocessing does while it imports the script that started a training."""
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(RuntimeError, match='under `if __name__ == "__main__":`'):
+        train(write_config(corpus, trainer=trainer_options(1)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")

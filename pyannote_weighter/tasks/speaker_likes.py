@@ -40,7 +40,7 @@ from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.crops import TrainingFiles
 from pyannote_weighter.tasks.extraction import Extractor, extract
 from pyannote_weighter.tasks.frames import FrameCache
-from pyannote_weighter.tasks.loading import TrainingBatches
+from pyannote_weighter.tasks.loading import TrainingBatches, worker_context
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import encoder_schedule, optimize
 from pyannote_weighter.tasks.overview import (
@@ -113,8 +113,10 @@ class SpeakerLikes(Validation, Task):
         each file, it has all likes of its file.
     batch_size : int, optional
     num_workers : int, optional
-        With workers, a training that is resumed goes through the files as in its first epoch
-        again unless Lightning's `Trainer` has `reload_dataloaders_every_n_epochs=1`.
+        Workers are not forked (see `worker_context`): a script that starts a training needs the
+        usual `if __name__ == "__main__":`. With workers, a training that is resumed goes through
+        the files as in its first epoch again unless Lightning's `Trainer` has
+        `reload_dataloaders_every_n_epochs=1`.
     supervision : {"likes", "references", "both"}, optional
         What training makes use of. A file without it still teaches how many people talk at a time.
         An empty reference counts as none, since RTTM cannot tell silence from a missing file.
@@ -326,6 +328,7 @@ class SpeakerLikes(Validation, Task):
             return
         self.prepared_data = load(self.cache, self.protocol.name)
         self.speaker_index = {s: k for k, s in enumerate(self.prepared_data["speakers"])}
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # which workers need not know
         self.frame_cache = FrameCache(self.frames, self.prepared_data["extractor"])
         self.files = TrainingFiles(
             self.prepared_data["train"],
@@ -400,7 +403,7 @@ class SpeakerLikes(Validation, Task):
 
     def train__iter__(self) -> Iterator[list[dict]]:
         """Batches of all pieces of files, a share `splice` of them with another one appended."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)), self.model.current_epoch
+        seed = self.seed, self.model.current_epoch
         steps = self.files.plan(self.splice, self.batch_size, self.trainer.world_size, seed)
         worker = get_worker_info()
         if worker is not None:
@@ -422,6 +425,7 @@ class SpeakerLikes(Validation, Task):
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             collate_fn=collate,
+            multiprocessing_context=worker_context(self.num_workers),
         )
 
     def reader(self) -> SpeakerLikes:
@@ -431,7 +435,7 @@ class SpeakerLikes(Validation, Task):
         reader.model = SimpleNamespace(**model)
         reader.trainer = SimpleNamespace(world_size=self.trainer.world_size)
         reader.prepared_data = {"development": self.prepared_data["development"]}
-        for name in ("files", "splice", "batch_size", "duration"):
+        for name in ("files", "seed", "splice", "batch_size", "duration"):
             setattr(reader, name, getattr(self, name))
         return reader
 
