@@ -1,4 +1,4 @@
-"""Pictures; checkpoints where development files change, with more in `test_training`."""
+"""Pictures; checkpoints where development files change, with more in `training`."""
 
 from importlib.util import find_spec
 

@@ -12,7 +12,7 @@ import yaml
 from pyannote.audio import Pipeline
 
 from pyannote_weighter.impostors import USUAL
-from tests.test_training import write_config, write_corpus
+from tests.training.conftest import write_config, write_corpus
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "default" / "untrained.py"
 if not RECIPE.is_file():

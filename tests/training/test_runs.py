@@ -11,7 +11,13 @@ from filelock import FileLock
 
 from pyannote_weighter.tasks import SpeakerLikes
 from pyannote_weighter.training import train
-from tests.test_training import checkpoint, trainer_options, weights, write_config, write_corpus
+from tests.training.conftest import (
+    checkpoint,
+    trainer_options,
+    weights,
+    write_config,
+    write_corpus,
+)
 
 BOTH = "TrainedTones.SpeakerDiarization.Both"
 

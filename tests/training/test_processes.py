@@ -96,7 +96,7 @@ def run(config: Path, into: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "tests.recorded_cli", "train", config, "--into", into],
         env=environment,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=300,
