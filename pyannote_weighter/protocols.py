@@ -3,8 +3,8 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Number
 from pathlib import Path
@@ -12,7 +12,6 @@ from threading import RLock
 from typing import Any
 
 import yaml
-from pyannote.core import Annotation
 from pyannote.database import FileFinder, ProtocolFile
 from pyannote.database import protocol as protocol_module
 from pyannote.database import registry as global_registry
@@ -20,6 +19,7 @@ from pyannote.database.protocol.protocol import Protocol
 from pyannote.database.registry import Registry
 
 from pyannote_weighter.database import register
+from pyannote_weighter.references import References, again, check_names, forms
 
 _LOCK = RLock()
 LEVELS = ("databases", "tasks", "protocols", "subsets", "entries")  # below `Protocols`
@@ -159,46 +159,16 @@ def find_protocol(name: str, path: str | Path, registry: Registry, **options) ->
         protocol = registry.get_protocol(name, **options)
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} defines no protocol {name!r}: {error}") from error
-    protocol.preprocess = partial(_preprocess, protocol, path)
+    protocol.preprocess = partial(_preprocess, protocol, References(path))
     return protocol
 
 
-def _preprocess(protocol: Protocol, path: str | Path, file: ProtocolFile | dict) -> ProtocolFile:
-    file = type(protocol).preprocess(protocol, file)
-    if "annotation" in file.lazy:
-        file.lazy["annotation"] = partial(_read_reference, file.lazy["annotation"], path)
-    return file
-
-
-def _read_reference(load: Callable, path: str | Path, file: ProtocolFile) -> Any:
-    with _again(file, "annotation"):
-        reference = load(file)
-        _check_names(reference, f"{path}: {file['uri']}")
-    return reference
-
-
-@contextmanager
-def _again(file: ProtocolFile, key: str) -> Iterator[None]:
-    """Let what cannot be read raise whenever it is asked for.
-
-    After an error, pyannote goes on as if the key were still being evaluated, and takes what it
-    was before, unchecked.
-    """
-    try:
-        yield
-    except Exception:
-        file.evaluating_[key] = 0
-        raise
-
-
-def _check_names(reference: Any, file: str) -> None:
-    """Refuse names that pyannote has read as NaN: two people of such names become one."""
-    names = reference.labels() if isinstance(reference, Annotation) else ()
-    if any(name is None or name != name for name in names):
-        raise ValueError(
-            f"{file}: the reference has a speaker whose name reads as a missing value (NA, None, "
-            "null, ...): rename it in the RTTM"
-        )
+def _preprocess(
+    protocol: Protocol, references: References, file: ProtocolFile | dict
+) -> ProtocolFile:
+    if isinstance(file, ProtocolFile):
+        file = references.find(file)
+    return references.check(type(protocol).preprocess(protocol, file))
 
 
 @contextmanager
@@ -290,7 +260,7 @@ def _find_audio(finder: FileFinder, path: str | Path, file: ProtocolFile) -> Pat
     own = abs(file)
     if "audio" in own or "waveform" in own:
         return own.get("audio")
-    with _again(file, "audio"):
+    with again(file, "audio"):
         return _search_audio(finder, path, file)
 
 
@@ -303,7 +273,7 @@ def _search_audio(finder: FileFinder, path: str | Path, file: ProtocolFile) -> P
             "add one of them"
         )
     try:
-        return finder(file)
+        return _find_in_any_form(finder, file)
     except FileNotFoundError as error:
         hint = NO_URIS.get(uri[:1])
         hint = f"\n.lst of {database}, {file.get('subset')}: {hint}" if hint else ""
@@ -325,6 +295,17 @@ def _search_audio(finder: FileFinder, path: str | Path, file: ProtocolFile) -> P
         ) from error
 
 
+def _find_in_any_form(finder: FileFinder, file: ProtocolFile) -> Path:
+    """Path of a file, whose accents may be encoded otherwise on the disk."""
+    try:
+        return finder(file)
+    except FileNotFoundError:
+        for uri in forms(file["uri"]):
+            with suppress(FileNotFoundError):
+                return finder({"uri": uri, "database": file["database"]})
+        raise
+
+
 def reference_digest(file) -> str:
     """Digest of reference and scored region: another one means results are stale.
 
@@ -336,7 +317,7 @@ def reference_digest(file) -> str:
     reference = file.get("annotation")
     if reference is None:
         raise ValueError(f"{file['uri']}: no reference (`annotation` in database.yml)")
-    _check_names(reference, file["uri"])
+    check_names(reference, file["uri"])
     try:
         text = reference.to_rttm() if reference else ""
     except ValueError:  # RTTM has no spaces in names

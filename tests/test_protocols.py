@@ -1,5 +1,7 @@
 """Definitions of protocols that are broken, and what is said of them."""
 
+import unicodedata
+
 import pytest
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database import protocol as protocol_module
@@ -210,6 +212,17 @@ def test_audio_that_is_not_defined(tmp_path, head, message):
     file = next(protocol_files(NAME, own(tmp_path, head=head), "test"))
     with pytest.raises(ValueError, match=f"database.yml: one: .*{message}"):
         file["audio"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_audio_whose_accents_are_encoded_otherwise(tmp_path, form):
+    on_disk = unicodedata.normalize(form, "caf\u00e9")
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / f"{on_disk}.wav").touch()
+    for other in ("NFC", "NFD"):
+        uri = unicodedata.normalize(other, "caf\u00e9")
+        (file,) = protocol_files(NAME, own(tmp_path, uris=f"{uri}\n"), "test")
+        assert file["uri"] == uri and file["audio"].is_file()
 
 
 class Listed(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from pyannote.core import Annotation, SlidingWindow
@@ -21,6 +21,11 @@ def several_databases(files: Iterable) -> bool:
     return len({file.get("database") for file in files}) > 1
 
 
+def some_of(names: Sequence[str]) -> str:
+    """The first of some names, for messages."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
 def who(file, speaker: str, several: bool) -> str:
     """Name of a speaker that means nobody else in files of `several_databases`."""
     if file.get("scope") == "file":
@@ -28,6 +33,20 @@ def who(file, speaker: str, several: bool) -> str:
     if several and file.get("scope") == "database":
         return f"{speaker} of {file['database']}"
     return speaker
+
+
+def as_liked(names: Mapping[str, list[str]], files: Iterable) -> dict[str, list[str]]:
+    """Names by uri as likes of these files have them: without the database of the file, see `who`.
+
+    Those of other databases stay with theirs.
+    """
+    files = list(files)
+    several = several_databases(files)
+    return {
+        file["uri"]: [name.removesuffix(who(file, "", several)) for name in names[file["uri"]]]
+        for file in files
+        if file["uri"] in names
+    }
 
 
 def check_likes(name: str, training: list) -> None:
@@ -72,11 +91,10 @@ def check_likes(name: str, training: list) -> None:
         )
     once = sorted(speaker for speaker, times in files_of.items() if times == 1)
     if once:
-        shown = ", ".join(once[:5]) + (", ..." if len(once) > 5 else "")
         warnings.warn(
             f"{len(once)} of {len(files_of)} liked speakers of {name} are liked in one file only, "
-            f"which teaches nothing about their voices: {shown}; tag them in more files (or "
-            "look for two spellings of one name)",
+            f"which teaches nothing about their voices: {some_of(once)}; tag them in more files "
+            "(or look for two spellings of one name)",
             stacklevel=2,
         )
 
@@ -111,6 +129,30 @@ def reference_entry(file, several: bool = False) -> dict:
         if annotated is not None:
             entry["annotated"] = [[segment.start, segment.end] for segment in annotated]
     return entry
+
+
+def check_references(name: str, development: list, entries: list[dict]) -> None:
+    """Warn where some development files are judged by a reference, and those of others are empty.
+
+    Parameters
+    ----------
+    name : str
+        Name of the protocol.
+    development : list of ProtocolFile
+    entries : list of dict
+        See `reference_entry`.
+    """
+    without = [
+        entry["uri"]
+        for file, entry in zip(development, entries, strict=True)
+        if entry["turns"] is None and file.get("annotation") is not None
+    ]
+    if without and any(entry["turns"] is not None for entry in entries):
+        warnings.warn(
+            f"{len(without)} of {len(entries)} development files of {name} are not judged, as "
+            f"their references are empty, or not in the RTTM: {some_of(without)}",
+            stacklevel=2,
+        )
 
 
 def turns_of(annotation: Annotation) -> list:

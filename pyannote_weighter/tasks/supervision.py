@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 
-from pyannote_weighter.tasks.samples import check_likes, several_databases, turns_of, who
+from pyannote_weighter.tasks.samples import (
+    check_likes,
+    several_databases,
+    some_of,
+    turns_of,
+    who,
+)
 
 SUPERVISION = ("likes", "references", "both")
 
@@ -136,6 +143,14 @@ def training_files(
         raise ValueError(
             f"no training file of {name} has a reference: name its RTTM file in the protocol "
             "under `annotation:`, or choose supervision: likes"
+        )
+    elif len(with_reference) < len(entries):
+        without = [entry["uri"] for entry in entries if entry["turns"] is None]
+        warnings.warn(
+            f"references of {len(without)} of {len(entries)} training files of {name} are empty, "
+            "or not in the RTTM: these teach no more than how many people talk: "
+            f"{some_of(without)}",
+            stacklevel=2,
         )
     for uri, times in Counter(entry["uri"] for entry in entries).items():
         if times > 1:

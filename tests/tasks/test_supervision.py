@@ -2,13 +2,14 @@
 
 import json
 import math
+import warnings
 
 import pandas as pd
 import pytest
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database import registry
 
-from pyannote_weighter.tasks.samples import reference_entry
+from pyannote_weighter.tasks.samples import as_liked, check_references, reference_entry
 from pyannote_weighter.tasks.supervision import knows, training_entry, training_files, unnamed
 
 NAME = "Made.SpeakerDiarization.Up"
@@ -132,6 +133,28 @@ def test_files_that_teach_something():
     for supervision in ("likes", "references", "both"):
         assert uris(files, supervision, counted=True) == "abcdef"
     assert uris(files[2:5], "both") == "ce"  # no likes at all
+
+
+def test_references_that_are_missing_are_told():
+    some = [file("a", turns="x"), file("b", turns=""), file("c", turns="x")]
+    with pytest.warns(UserWarning, match=f"1 of 3 training files of {NAME} are empty.*: b$"):
+        assert uris(some, "references", counted=True) == "abc"
+    development = [reference_entry(f) for f in some]
+    with pytest.warns(UserWarning, match=f"1 of 3 development files of {NAME} are not.*: b$"):
+        check_references(NAME, some, development)
+    with warnings.catch_warnings(action="error"):
+        uris(some[::2], "references", counted=True)
+        check_references(NAME, some[::2], development[::2])
+        check_references(NAME, some[1:2], development[1:2])  # nobody is judged
+        without = file("d", "x")  # and is meant to be
+        check_references(NAME, [some[0], without], [development[0], reference_entry(without)])
+
+
+def test_names_as_files_have_them():
+    files = [file(uri, "x", scope="database") | {"database": uri[0]} for uri in ("a1", "b1")]
+    found = {"a1": ["x of a", "y of b"], "b1": ["x of b"]}
+    assert as_liked(found, files) == {"a1": ["x", "y of b"], "b1": ["x"]}
+    assert as_liked({"a1": ["x of a"]}, files[:1]) == {"a1": ["x of a"]}  # of one database
 
 
 def test_refused():
