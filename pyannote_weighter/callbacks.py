@@ -136,9 +136,18 @@ class Checkpoints(Checkpoint):
     def _save(trainer: lightning.Trainer, path: Path) -> None:
         """Lightning moves files from the temporary folder, which may be on another disk."""
         unfinished = path.with_name(f".{path.name}.unfinished")
-        trainer.save_checkpoint(unfinished, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(unfinished, path)
+        try:
+            trainer.save_checkpoint(unfinished, weights_only=False)
+            if trainer.is_global_zero:
+                os.replace(unfinished, path)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{path} cannot be written: {error.strerror}. Make room, and go on with --resume",
+            ) from error
+        finally:
+            if trainer.is_global_zero:
+                unfinished.unlink(missing_ok=True)
 
 
 class Pictures(Callback):

@@ -1,7 +1,10 @@
 """The command line. What is heavy is imported inside the commands, so that `--help` is fast."""
 
 import os
+import signal
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -118,12 +121,13 @@ def apply(
         check_likes,
         check_names,
         check_recordings,
+        distinct,
     )
     from pyannote_weighter.database import read_likes
     from pyannote_weighter.output import check_folder, check_formats
 
     wanted = _listed(formats)
-    unique = list(dict.fromkeys(files))
+    unique = distinct(files)
     options = {
         "num_speakers": num_speakers,
         "min_speakers": min_speakers,
@@ -146,7 +150,7 @@ def apply(
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 
     loaded = load_pipeline(pipeline or DEFAULT_PIPELINE, where)
-    failures = apply_to_files(loaded, files, into, wanted, options, resume=resume, likes=liked)
+    failures = apply_to_files(loaded, unique, into, wanted, options, resume=resume, likes=liked)
     if failures:
         typer.echo(f"{len(failures)} of {len(unique)} files failed", err=True)
         raise typer.Exit(1)
@@ -219,10 +223,12 @@ def train(
 
     say = rank_zero_only(typer.echo)  # of several processes, one
     try:
-        folder = run(config, into, resume, seed)
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the second of the first
+        with _noting_interrupts() as interrupts:
+            folder = run(config, into, resume, seed)
+    except BaseException as error:
         terminated = isinstance(error, SIGTERMException)
-        if not (terminated or KeyboardInterrupt in map(type, (error, error.__context__))):
+        interrupted = interrupts or KeyboardInterrupt in map(type, (error, error.__context__))
+        if not (terminated or interrupted):
             raise
         if (into / "checkpoints" / "last.ckpt").is_file():
             say("stopped: --resume goes on after the last whole epoch", err=True)
@@ -272,13 +278,13 @@ def name(
     summary = name_results(read, into, given, known, wanted)
     for together in summary.unclear:
         typer.echo(
-            f"{', '.join(together)}: liked in the same recordings, or one voice fits all of them; "
+            f"{_names(together)}: liked in the same recordings, or one voice fits all of them; "
             "nobody gets these names. More likes tell them apart",
             err=True,
         )
     if summary.doubtful:
         typer.echo(
-            f"{', '.join(summary.doubtful)}: no voice is in all recordings with this name, or one "
+            f"{_names(summary.doubtful)}: no voice is in all recordings with this name, or one "
             "is that may be there by chance; nobody gets these names. More likes may help",
             err=True,
         )
@@ -287,7 +293,7 @@ def name(
         typer.echo(f"{likes}: no result of {len(summary.unused)} recordings ({some})", err=True)
     if summary.gone:
         typer.echo(
-            f"{into / VOICES}: {', '.join(summary.gone)} had a voice there before, and has none "
+            f"{into / VOICES}: {_names(summary.gone)} had a voice there before, and has none "
             "any more",
             err=True,
         )
@@ -332,6 +338,36 @@ def find(
             f"{sure}\t{hit.cosine:.2f}\t{hit.seconds:.1f}\t{hit.start:.1f}"
             f"\t{_column(hit.uri)}\t{_column(hit.speaker)}"
         )
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """List of the times that Ctrl-C was pressed, whatever becomes of the KeyboardInterrupt.
+
+    Lightning makes another exception of it, and where it falls into the end of a data loader it is
+    lost: what is raised next are workers that have ended, too.
+    """
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number, frame):
+        noted.append(number)
+        before(number, frame)
+
+    if callable(before):  # else it is ignored
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        if callable(before):
+            signal.signal(signal.SIGINT, before)
+
+
+def _names(names: Iterable[str]) -> str:
+    """Names as they stand in a .likes file: they may hold commas."""
+    from pyannote_weighter.database.likes import quote_item
+
+    return ", ".join(map(quote_item, names))
 
 
 def _column(text: str) -> str:

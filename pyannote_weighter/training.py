@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
@@ -44,8 +43,10 @@ from pyannote_weighter.pipelines.export import export_pipeline
 from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 from pyannote_weighter.protocols import add_audio, find_protocol, load_registry
 from pyannote_weighter.tasks import SpeakerLikes
+from pyannote_weighter.tasks.loading import check_script, starting
 from pyannote_weighter.tasks.metrics import choose_metric
 from pyannote_weighter.tasks.prepared import first_difference, training_data
+from pyannote_weighter.tasks.samples import as_liked
 from pyannote_weighter.tuning import tune
 
 
@@ -94,7 +95,7 @@ def train(
     RuntimeError
         If a worker that this function has started starts it again.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # it imports the script
+    if starting():
         raise RuntimeError(
             "workers (task.num_workers) import the script that starts the training, which must "
             'not start it again there: call train() under `if __name__ == "__main__":`'
@@ -129,6 +130,7 @@ def train(
     try:
         with redirect_stdout(StringIO()):  # upstream tells that it finds the audio
             model.task = SpeakerLikes(protocol, frames=frames, **options.get("task", {}))
+            check_script(model.task.num_workers)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{config}: task: {error}") from error
     with warnings.catch_warnings(action="ignore"):  # `prepare_data` warns of the same
@@ -205,7 +207,8 @@ def train(
                     f"{config}: training ended before its first epoch did, and nothing of it is "
                     "kept: raise max_time, max_steps or limit_train_batches of the trainer"
                 )
-            _suggest(model.task.missing, into / "missing.likes")
+            missing = as_liked(model.task.missing, model.task.protocol.train())
+            _suggest(missing, into / "missing.likes")
             _export(checkpoints, options.get("export", "best"), model.task, folder, device)
     return folder
 

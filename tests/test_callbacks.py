@@ -1,5 +1,6 @@
 """Pictures; checkpoints where development files change, with more in `training`."""
 
+import errno
 from importlib.util import find_spec
 
 import pytest
@@ -29,6 +30,22 @@ def task(tmp_path):
     return SpeakerLikes(
         InMemory(training, development), tmp_path / "frames", segmentation=None, batch_size=4
     )
+
+
+def test_a_checkpoint_for_which_there_is_no_room(tmp_path):
+    (tmp_path / "last.ckpt").write_text("the one before")
+
+    class Full:
+        is_global_zero = True
+
+        def save_checkpoint(self, path, weights_only):
+            path.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    with pytest.raises(OSError, match="last.ckpt cannot be written: No space .* with --resume"):
+        Checkpoints._save(Full(), tmp_path / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_text() == "the one before"
 
 
 def fit(task, model=None, **options) -> None:

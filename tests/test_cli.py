@@ -1,8 +1,10 @@
 """Tests of the command line."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +222,13 @@ def interrupted_by_lightning(*_):
         sys.exit(1)
 
 
+def interrupted_where_nobody_sees_it(*_):
+    """As in the end of a data loader; its workers have got the signal, too."""
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+
+
 def interrupted(*_):
     raise KeyboardInterrupt
 
@@ -229,7 +238,13 @@ def terminated(*_):
 
 
 @pytest.mark.parametrize(
-    "stop, code", [(interrupted, 130), (interrupted_by_lightning, 130), (terminated, 143)]
+    "stop, code",
+    [
+        (interrupted, 130),
+        (interrupted_by_lightning, 130),
+        (interrupted_where_nobody_sees_it, 130),
+        (terminated, 143),
+    ],
 )
 def test_who_stops_a_training_is_told_how_to_go_on(tmp_path, monkeypatch, stop, code):
     config = tmp_path / "train.yaml"
@@ -242,6 +257,17 @@ def test_who_stops_a_training_is_told_how_to_go_on(tmp_path, monkeypatch, stop, 
     (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
     result = runner.invoke(app, command)
     assert result.exit_code == code and "--resume goes on" in result.output
+
+
+def test_an_error_that_is_no_interruption_stays_as_it_is(tmp_path, monkeypatch):
+    def wrong(*_):
+        raise EOFError("half a frame")
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("pyannote_weighter.training.train", wrong)
+    result = runner.invoke(app, ["train", "train.yaml", "--into", str(tmp_path / "run")])
+    assert "a file ends too early" in str(result.exception)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_another_exit_of_a_training_stays_as_it_is(tmp_path, monkeypatch):

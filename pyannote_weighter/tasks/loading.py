@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import sys
 from multiprocessing.context import BaseContext
+from threading import Thread
 
 from pyannote.audio.core.task import TrainDataset, ValDataset
 
@@ -24,12 +27,40 @@ def _unpack(kind: type, reader: bytes) -> _Read:
     return kind(pickle.loads(reader))
 
 
+def starting() -> bool:
+    """Whether multiprocessing is starting this process, which reads what it needs to begin."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
+
+
 class TrainingBatches(_Read, TrainDataset):
     """Batches of one epoch, the one that the model is in."""
 
 
 class ValidationFiles(_Read, ValDataset):
     """Development files."""
+
+
+def worker_options(num_workers: int) -> dict:
+    """What data loaders are told of so many workers."""
+    return {
+        "num_workers": num_workers,
+        "multiprocessing_context": worker_context(num_workers),
+        "worker_init_fn": end_with_parent,
+    }
+
+
+def end_with_parent(worker: int) -> None:
+    """Let a worker end when the process does that wants its batches, be it killed.
+
+    PyTorch looks whether a worker is still a child of the same process, which for ours is the
+    server; and the server stays for as long as it has workers.
+    """
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def worker_context(num_workers: int) -> BaseContext | None:
@@ -51,5 +82,17 @@ def worker_context(num_workers: int) -> BaseContext | None:
     if not num_workers or multiprocessing.get_start_method() != "fork":
         return None
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])  # imported once, not by each worker
+    context.set_forkserver_preload([__name__])  # imported once, not by each worker
     return context
+
+
+def check_script(num_workers: int) -> None:
+    """Refuse workers where they could not import the script that starts them (ValueError)."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if num_workers and path and getattr(main, "__spec__", None) is None:
+        if not os.path.isfile(path):
+            raise ValueError(
+                f"num_workers is {num_workers}, and workers import the script that starts the "
+                f"training, which is no file ({path}): write it to one, or set num_workers: 0"
+            )

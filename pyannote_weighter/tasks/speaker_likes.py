@@ -40,7 +40,7 @@ from pyannote_weighter.tasks.activity import activity_loss
 from pyannote_weighter.tasks.crops import TrainingFiles
 from pyannote_weighter.tasks.extraction import Extractor, extract
 from pyannote_weighter.tasks.frames import FrameCache
-from pyannote_weighter.tasks.loading import TrainingBatches, worker_context
+from pyannote_weighter.tasks.loading import TrainingBatches, worker_options
 from pyannote_weighter.tasks.objective import LikesObjective, known_losses
 from pyannote_weighter.tasks.optimization import encoder_schedule, optimize
 from pyannote_weighter.tasks.overview import (
@@ -51,6 +51,7 @@ from pyannote_weighter.tasks.overview import (
 )
 from pyannote_weighter.tasks.prepared import load, store
 from pyannote_weighter.tasks.samples import (
+    check_references,
     collate,
     reference_entry,
     several_databases,
@@ -287,6 +288,7 @@ class SpeakerLikes(Validation, Task):
         if fitting and any(entry["likes"] for entry in entries):
             self.objective.check_epochs(trainer.max_epochs)
         development, judged = self.list_development()
+        check_references(self.protocol.name, development, judged)
 
         segmentation = None
         if self.segmentation is not None:
@@ -422,10 +424,9 @@ class SpeakerLikes(Validation, Task):
         return DataLoader(
             TrainingBatches(self),
             batch_size=None,  # batches are what it gives
-            num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             collate_fn=collate,
-            multiprocessing_context=worker_context(self.num_workers),
+            **worker_options(self.num_workers),
         )
 
     def reader(self) -> SpeakerLikes:

@@ -18,7 +18,7 @@ from pyannote_weighter.assignment import top_speakers
 from pyannote_weighter.likeness import Likeness
 from pyannote_weighter.linking import PARAMETERS, Slots
 from pyannote_weighter.models.weighter import Weighted
-from pyannote_weighter.tasks.loading import ValidationFiles, worker_context
+from pyannote_weighter.tasks.loading import ValidationFiles, worker_options
 from pyannote_weighter.tasks.metrics import (
     FrameDiarizationErrorRate,
     LikesMeanAveragePrecision,
@@ -72,10 +72,9 @@ class Validation:
         return DataLoader(
             ValidationFiles(self),
             batch_size=self.batch_size,
-            num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             collate_fn=collate,
-            multiprocessing_context=worker_context(self.num_workers),
+            **worker_options(self.num_workers),
         )
 
     def default_metric(self) -> dict[str, Metric]:

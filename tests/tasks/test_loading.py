@@ -1,13 +1,23 @@
 """Workers, which are not forked, read what a process without them reads."""
 
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from pyannote_weighter.callbacks import SeedBatches
-from pyannote_weighter.tasks.loading import TrainingBatches, ValidationFiles, worker_context
+from pyannote_weighter.tasks.loading import (
+    TrainingBatches,
+    ValidationFiles,
+    check_script,
+    worker_context,
+)
 from tests.models.test_weighter import small_weighter
 from tests.tasks.conftest import conversation, reference
 
@@ -72,3 +82,33 @@ def test_workers_are_no_forks(task, fit, development, start_method):
         else:
             assert context is None  # as it is set
     assert worker_context(0) is None
+
+
+def test_workers_end_with_who_wants_their_batches():
+    """Also where that process is killed, and the one that started them is another one."""
+    command = [sys.executable, "-m", "tests.tasks.idle_worker"]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    ) as main:
+        worker = int(main.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        main.kill()
+    for _ in range(100):
+        time.sleep(0.1)
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+    os.kill(worker, 9)
+    pytest.fail("the worker goes on for ever")
+
+
+def test_a_script_that_is_no_file(monkeypatch):
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(main, "__file__", __file__, raising=False)
+    check_script(2)
+    monkeypatch.setattr(main, "__file__", "<stdin>")
+    check_script(0)
+    with pytest.raises(ValueError, match="which is no file .<stdin>.: write it to one, or"):
+        check_script(2)
