@@ -3,9 +3,10 @@
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import soundfile
@@ -107,7 +108,7 @@ def apply_to_files(
     """
     into, console = Path(into), console or Console(stderr=True)
     files = [files] if isinstance(files, str | Path) else files
-    files = list(dict.fromkeys(Path(file) for file in files))
+    files = distinct(files)
     check_formats(formats, FORMATS)
     check_names(files, into)
     likes = check_likes(files, likes)
@@ -180,12 +181,25 @@ def _is_unwritable(into: Path, number: int | None) -> bool:
 
 def _read_ahead(files: Sequence[Path], by_pieces: bool) -> Iterator[tuple[Path, Future]]:
     """Yield each file with its audio, which a thread reads: never more than one file ahead."""
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        reading = [reader.submit(_read, file, by_pieces) for file in files[:1]]
-        for file, following in zip(files, [*files[1:], None], strict=True):
-            if following is not None:
-                reading.append(reader.submit(_read, following, by_pieces))
-            yield file, reading.pop(0)
+    reading = [_start_reading(file, by_pieces) for file in files[:1]]
+    for file, following in zip(files, [*files[1:], None], strict=True):
+        if following is not None:
+            reading.append(_start_reading(following, by_pieces))
+        yield file, reading.pop(0)
+
+
+def _start_reading(file: Path, by_pieces: bool) -> Future:
+    """Read in a thread that keeps nobody waiting who stops meanwhile, as pools of threads do."""
+    future: Future = Future()
+
+    def read() -> None:
+        try:
+            future.set_result(_read(file, by_pieces))
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=read, daemon=True).start()
+    return future
 
 
 def _read(file: Path, by_pieces: bool) -> dict:
@@ -199,6 +213,11 @@ def _read(file: Path, by_pieces: bool) -> dict:
         if size > LARGEST:
             return {"audio": file, "uri": file.stem}
     return in_memory(file)
+
+
+def distinct(files: Iterable[str | Path]) -> list[Path]:
+    """Paths of files, each file once; of two paths of one file the first."""
+    return list({os.path.abspath(file): Path(file) for file in reversed([*files])}.values())[::-1]
 
 
 def check_names(files: Sequence[Path], into: Path) -> None:

@@ -303,8 +303,11 @@ def find_voice(name: str, results: Sequence[Result], voices: Voices) -> list[Hit
         If there is no voice of that name, or embeddings are of another Weighter.
     """
     if name not in voices.names:
-        alike = [known for known in voices.names if known.casefold() == name.casefold()]
+        sought = composed(name.casefold())
+        alike = [known for known in voices.names if composed(known.casefold()) == sought]
         said = f"; there is {' and '.join(alike)}" if alike else ""
+        if any(composed(known) == composed(name) for known in alike):
+            said += " (whose accents are encoded otherwise)"
         some = ", ".join(voices.names[:20]) + (", ..." if len(voices.names) > 20 else "")
         known = f"{len(voices.names)} are known ({some})" if some else "`name` learned no voice"
         raise ValueError(

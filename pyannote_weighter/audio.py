@@ -359,12 +359,23 @@ def _read(source: Path | IOBase) -> tuple[Tensor, int]:
         reason = "Its length is not known."
     except soundfile.LibsndfileError as error:
         reason = error.error_string
+        if _is_empty(source):
+            raise ValueError(
+                f"{source}: the file is empty: was it copied or downloaded to the end?"
+            ) from error
         if reason.startswith(NO_FILE) and (isinstance(source, IOBase) or source.is_file()):
             reason = "It is cut short or damaged."
     finally:
         if isinstance(source, IOBase):
             source.seek(0)  # soundfile has read some of it
     return _read_with_pyannote(source, reason)
+
+
+def _is_empty(source: Path | IOBase) -> bool:
+    """Whether there is not a byte in a file or stream."""
+    if isinstance(source, Path):
+        return source.is_file() and not source.stat().st_size
+    return source.seek(0, os.SEEK_END) == 0
 
 
 def _decode(sound: soundfile.SoundFile, source: Path | IOBase) -> Tensor:

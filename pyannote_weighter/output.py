@@ -59,6 +59,8 @@ def write_json(content: Any, path: str | Path) -> None:
 def write_rttm(diarization: Annotation, path: str | Path) -> None:
     """Write RTTM. Fields of RTTM hold no spaces: each becomes an underscore in uri and names.
 
+    A double quote at their start becomes a single one: readers would look for its end.
+
     Turns start and end as in the other formats, rounded to milliseconds; those of less than one
     are given one, since readers leave out turns without length.
     """
@@ -172,15 +174,15 @@ def _names(diarization: Annotation, written: Callable[[Any], str], form: str) ->
     names = {label: written(label) for label in diarization.labels()}
     if len(set(names.values())) < len(names):
         raise ValueError(
-            f"names that differ only in spaces cannot be told apart in {form}: "
+            f"names that differ only in spaces or quotes cannot be told apart in {form}: "
             f"{sorted(map(str, names))}"
         )
     return names
 
 
 def one_field(text: Any) -> str:
-    """Text as a field of RTTM, which holds no spaces."""
-    return re.sub(r"\s", "_", str(text)) or "_"
+    """Text as a field of RTTM: without spaces, or a quote at its start that opens a text."""
+    return re.sub(r'^"', "'", re.sub(r"\s", "_", str(text))) or "_"
 
 
 def encodable(name: str) -> str:

@@ -16,7 +16,7 @@ from pyannote.database.util import load_rttm
 from rich.console import Console
 
 from pyannote_weighter import apply, output, plots
-from pyannote_weighter.apply import FORMATS, apply_to_files, check_bounds
+from pyannote_weighter.apply import FORMATS, apply_to_files, check_bounds, distinct
 from pyannote_weighter.audio import in_memory
 from tests.dummy_pipeline import HalfAndHalf
 
@@ -70,6 +70,30 @@ def test_one_path_is_one_file(tmp_path, audio):
     for file in (audio("talk.wav"), str(audio("talk.wav"))):
         assert run(file, tmp_path / "out")[0] == {}
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["talk.json", "talk.rttm"]
+
+
+def test_two_paths_of_one_file(tmp_path, audio, monkeypatch):
+    path = audio("talk.wav")
+    monkeypatch.chdir(path.parent)
+    files = [Path("talk.wav"), path, path.parent / ".." / path.parent.name / "talk.wav"]
+    assert distinct(files) == files[:1] and distinct(files[::-1]) == files[2:]
+    assert distinct(["b.wav", "a.wav"]) == [Path("b.wav"), Path("a.wav")]
+    assert run(files, tmp_path / "out")[0] == {}
+
+
+def test_reading_that_does_not_end_keeps_nobody(monkeypatch):
+    """Who stops meanwhile need not wait, and neither does Python at its end."""
+    forever = threading.Event()
+    monkeypatch.setattr(apply, "_read", lambda file, by_pieces: forever.wait())
+    files = apply._read_ahead([Path("a"), Path("b"), Path("c")], by_pieces=True)
+    before = set(threading.enumerate())
+    file, reading = next(files)
+    files.close()
+    assert file == Path("a") and not reading.done()
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 2 and all(thread.daemon for thread in threads)
+    forever.set()
+    assert reading.result(timeout=60)
 
 
 def test_what_is_told_of_files_is_one_line_each(tmp_path, audio):

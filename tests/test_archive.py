@@ -409,6 +409,12 @@ def test_a_voice_is_found_where_it_is(tmp_path):
         find_voice("Person 7", results, voices)
 
 
+def test_a_voice_whose_accents_are_encoded_otherwise():
+    voices = Voices(["J\u00f6rg"], np.ones((1, 2)), 0.5, (2,))
+    with pytest.raises(ValueError, match="J\u00f6rg .whose accents are encoded other"):
+        find_voice("Jo\u0308rg", [], voices)
+
+
 def test_the_command_line_names_and_finds(tmp_path):
     paths, present = write_results(tmp_path / "results")
     likes = tmp_path / "a.likes"

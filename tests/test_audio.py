@@ -228,7 +228,8 @@ def test_mp3_without_a_whole_frame_is_there_all_the_same(tmp_path, size):
     soundfile.write(path, np.zeros(3000), 44100)
     path.write_bytes(path.read_bytes()[:size])
     for file in (path, io.BytesIO(path.read_bytes())):
-        with pytest.raises(ValueError, match="cannot be read: (?!File does not exist).*Convert"):
+        told = "cannot be read: (?!File does not exist).*Convert" if size else "the file is empty"
+        with pytest.raises(ValueError, match=told):
             in_memory(file)
 
 
@@ -241,6 +242,14 @@ def test_missing_folder_and_garbage(tmp_path):
     garbage.write_bytes(b"neither sound nor picture" * 100)
     with pytest.raises(ValueError, match="garbage.mp4: cannot be read.*Convert it"):
         in_memory(garbage)
+
+
+def test_an_empty_file(tmp_path):
+    path = tmp_path / "empty.wav"
+    path.touch()
+    for source in (path, io.BytesIO()):
+        with pytest.raises(ValueError, match="the file is empty: was it copied or downloaded"):
+            in_memory({"audio": source})
 
 
 def test_pyannote_reads_what_soundfile_cannot(tmp_path, monkeypatch):

@@ -84,6 +84,16 @@ def test_rttm_can_be_read_again(tmp_path, diarization):
     assert diarization.uri == "a file"  # what was given is not changed
 
 
+def test_rttm_opens_no_quotes(tmp_path):
+    """The next quote would close them, be it in another turn."""
+    turns = Annotation(uri='"talk"')
+    for second, name in enumerate(['"Ray" Bob', 'Ann "Lee"', "cy"]):
+        turns[Segment(second, second + 1)] = name
+    write_rttm(turns, tmp_path / "a.rttm")
+    again = load_rttm(tmp_path / "a.rttm")["'talk\""]
+    assert again.labels() == ["'Ray\"_Bob", 'Ann_"Lee"', "cy"]
+
+
 def test_rttm_has_the_times_of_json(tmp_path):
     output = conversation()
     write_rttm(output.speaker_diarization, tmp_path / "a.rttm")

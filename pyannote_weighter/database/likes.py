@@ -127,7 +127,25 @@ def read_likes(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
             )
         listed[known] = number
         likes[uri] = tuple(dict.fromkeys(names))
+    _check_forms(path, likes)
     return likes
+
+
+def _check_forms(path: str | os.PathLike, likes: Mapping[str, Iterable[str]]) -> None:
+    """Warn of names that look alike: nobody sees how their accents are encoded."""
+    known: dict[str, str] = {}
+    twice: dict[str, str] = {}
+    for name in dict.fromkeys(name for names in likes.values() for name in names):
+        if known.setdefault(composed(name), name) != name:
+            twice[composed(name)] = name
+    if twice:
+        pairs = [f"{name} ({ascii(known[name])}, {ascii(twice[name])})" for name in twice]
+        some = ", ".join(pairs[:3]) + (", ..." if len(pairs) > 3 else "")
+        warnings.warn(
+            f"{path}: accents of one name are encoded in two ways, which makes two people of it: "
+            f"{some}. Write it in one way.",
+            stacklevel=3,
+        )
 
 
 def write_likes(path: str | os.PathLike, likes: Mapping[str, Iterable[str] | None]) -> None:

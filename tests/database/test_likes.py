@@ -121,6 +121,13 @@ def test_uri_listed_twice_in_two_unicode_forms(tmp_path):
     assert read_likes(people) == {"ep1": ("Ren\u00e9", "Rene\u0301")}
 
 
+def test_names_that_only_look_alike_are_told(tmp_path):
+    path = tmp_path / "a.likes"
+    path.write_text("one J\u00f6rg Ann\ntwo Jo\u0308rg Ann\nthree Ann\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"a.likes: accents .*J\\xf6rg.*Jo\\u0308rg.*one way"):
+        assert len(read_likes(path)) == 3
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.likes: no such .likes file"):
         read_likes(tmp_path / "nowhere.likes")
