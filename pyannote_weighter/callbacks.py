@@ -143,7 +143,8 @@ class Checkpoints(Checkpoint):
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{path} cannot be written: {error.strerror}. Make room, and go on with --resume",
+                f"{path} cannot be written: {error.strerror or error}. When there is room, "
+                "--resume goes on",
             ) from error
         finally:
             if trainer.is_global_zero:
