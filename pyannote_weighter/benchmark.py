@@ -136,7 +136,7 @@ def benchmark(
         "device": device,
         "threads": threads,
     }
-    if share_frames:
+    if share_frames and rivals:
         results["environment"]["baselines"] = SHARED
 
     def save():

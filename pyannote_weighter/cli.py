@@ -13,6 +13,11 @@ from typer.core import TyperGroup
 
 from pyannote_weighter import __version__
 
+OWN = (
+    "pyannote reads the database.yml of the working folder, which is no definition of databases "
+    "and protocols: mend it, or work in another folder. "
+)
+
 # no telemetry unless asked for: set before pyannote is imported
 os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
 
@@ -437,6 +442,15 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
     typer.secho(f"warning: {message}", fg="yellow", err=True)
 
 
+def _of_own_definition(error: Exception) -> bool:
+    """Whether pyannote failed to read the database.yml of the working folder, when imported."""
+    import traceback
+
+    places = traceback.extract_tb(error.__traceback__)
+    names = [place.name for place in places if Path(place.filename).name == "registry.py"]
+    return "<module>" in names and "load_database" in names
+
+
 def main() -> None:
     """Run the command line; errors that a person can cure are shown without a traceback."""
     import warnings
@@ -446,10 +460,12 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
-    except (OSError, ValueError, ImportError) as error:
-        if os.environ.get("PYANNOTE_WEIGHTER_TRACEBACK"):
+    except Exception as error:
+        own = _of_own_definition(error)
+        known = own or isinstance(error, OSError | ValueError | ImportError)
+        if not known or os.environ.get("PYANNOTE_WEIGHTER_TRACEBACK"):
             raise
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho(f"error: {OWN if own else ''}{error}", fg="red", err=True)
         typer.echo("(set PYANNOTE_WEIGHTER_TRACEBACK=1 to see where it comes from)", err=True)
         sys.exit(1)
 

@@ -20,7 +20,8 @@ class Score:
     Attributes
     ----------
     total : float
-        Reference speech, in seconds (overlapping speech counts once a speaker).
+        Reference speech, in seconds (overlapping speech counts once a speaker; as in
+        pyannote.metrics, turns of one speaker that overlap count twice).
     missed, false_alarm, confusion : float
         Its three errors, in seconds.
     reference_speakers, speakers : int

@@ -24,15 +24,16 @@ def seconds_alone(reference: Annotation) -> dict[str, float]:
     return seconds
 
 
-def table(results: dict[str, dict], alone: dict[str, float], least: float = ALONE) -> str:
+def table(results: dict, alone: dict[str, float], least: float = ALONE) -> str:
     """Right counts of each system.
 
     Parameters
     ----------
     results : dict
-        `files` of benchmark.json.
+        Content of benchmark.json: of its last run, files that every system has done.
     alone : dict
-        Of each file, the seconds that whoever talks alone least talks alone.
+        Of each of these files, the seconds that whoever talks alone least talks alone; files in
+        which nobody speaks are left out.
     least : float, optional
         Seconds that divide the files.
     """
@@ -41,11 +42,11 @@ def table(results: dict[str, dict], alone: dict[str, float], least: float = ALON
         "| somebody is not |",
         "|---|---|---|---|---|---|",
     ]
-    for system in dict.fromkeys(name for file in results.values() for name in file["results"]):
+    for system in results["systems"]:
         rows = []
-        for uri, file in results.items():
-            score = file["results"].get(system, {}).get("score")
-            if score is not None:
+        for uri in results["summary"]["files"]:
+            score = results["files"][uri]["results"][system]["score"]
+            if uri in alone:
                 right = score["speakers"] == score["reference_speakers"]
                 rows.append((right, score["reference_speakers"] <= 4, alone[uri] >= least))
         right, few, heard = np.array(rows, dtype=bool).reshape(-1, 3).T
@@ -63,13 +64,16 @@ def main() -> None:
     parser.add_argument("--least", type=float, default=ALONE, help="seconds alone")
     arguments = parser.parse_args()
     stored = json.loads(arguments.results.read_text(encoding="utf-8"))
-    files = protocol_files(stored["protocol"], arguments.registry, stored["subset"])
-    alone = {}
-    for file in files:
-        reference, scored = file["annotation"], file.get("annotated")
-        seconds = seconds_alone(reference if scored is None else reference.crop(scored))
-        alone[file["uri"]] = min(seconds.values(), default=0.0)
-    print(table(stored["files"], alone, arguments.least))
+    if "summary" not in stored:
+        parser.error(f"{arguments.results}: no file was done by all systems")
+    done, alone = set(stored["summary"]["files"]), {}
+    for file in protocol_files(stored["protocol"], arguments.registry, stored["subset"]):
+        if file["uri"] in done:
+            reference, scored = file["annotation"], file.get("annotated")
+            seconds = seconds_alone(reference if scored is None else reference.crop(scored))
+            if seconds:
+                alone[file["uri"]] = min(seconds.values())
+    print(table(stored, alone, arguments.least))
 
 
 if __name__ == "__main__":

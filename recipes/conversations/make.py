@@ -48,6 +48,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the conversations, not the split")
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
+    fewest, most = arguments.speakers
+    if not 1 <= fewest <= most:
+        parser.error(f"--speakers {fewest} {most}: give the fewest, then the most")
+    if min(arguments.train, arguments.development, arguments.test) < 0:
+        parser.error("numbers of conversations are 0 or more")
 
     for subset in SHARES:
         num_files = getattr(arguments, subset)

@@ -262,6 +262,8 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     files = []
     for name in arguments.on:
+        if name.count(":") < 2:
+            parser.error(f"{name}: expected DATABASE.YML:PROTOCOL:SUBSET")
         registry, protocol, subset = name.rsplit(":", 2)
         files += protocol_files(protocol, registry, subset)
     device = "cuda" if torch.cuda.is_available() else "cpu"

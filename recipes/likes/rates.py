@@ -62,7 +62,10 @@ def last_estimate(run: Path) -> float:
     if not tables:
         raise SystemExit(f"{run}: no metrics/version_*/metrics.csv: give folders of trainings")
     last = max(tables, key=lambda table: int(table.parent.name.removeprefix("version_")))
-    return pd.read_csv(last)["train/lambda"].dropna().iloc[-1]
+    prices = pd.read_csv(last).get("train/lambda")
+    if prices is None:
+        raise SystemExit(f"{run} estimated no rate: give trainings with `lambda_: auto`")
+    return prices.dropna().iloc[-1]
 
 
 def what_it_did(path: Path) -> str:

@@ -25,7 +25,7 @@ from tables import TABLES, Run
 from vectors import pretrain
 
 from pyannote_weighter.audio import in_memory
-from pyannote_weighter.database import corrupt_likes, drop_likes
+from pyannote_weighter.database import corrupt_likes, drop_likes, write_likes
 from pyannote_weighter.impostors import USUAL
 from pyannote_weighter.linking import PARAMETERS
 from pyannote_weighter.models import Weighter
@@ -189,8 +189,7 @@ class Study:
         present = {file["uri"]: file["likes"] for file in files}
         likes = corrupt_likes(drop_likes(present, run.kept, seed), run.wrong, seed, present)
         (folder / "train.lst").write_text("".join(f"{uri}\n" for uri in likes))
-        lines = (" ".join([uri, *names]) for uri, names in likes.items())
-        (folder / "train.likes").write_text("".join(f"{line}\n" for line in lines))
+        write_likes(folder / "train.likes", likes)
         with (folder / "train.rttm").open("w") as rttm, (folder / "train.uem").open("w") as uem:
             for file in files:
                 file["annotation"].write_rttm(rttm)
@@ -362,6 +361,9 @@ def main() -> None:
         table: [r for r in TABLES[table] if not arguments.only or r.name in arguments.only]
         for table in arguments.table
     }
+    if not any(runs.values()):
+        rows = ", ".join(repr(r.name) for table in arguments.table for r in TABLES[table])
+        parser.error(f"--only names no row; there are {rows}")
     seen = [r.name for some in runs.values() for r in some if arguments.subset in seen_by(r)]
     if seen:
         parser.error(

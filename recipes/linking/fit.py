@@ -277,6 +277,8 @@ def main() -> None:
 
     recordings = []
     for name in arguments.protocol:
+        if name.count(":") < 2:
+            parser.error(f"{name}: expected DATABASE.YML:PROTOCOL:SUBSET")
         registry, protocol, subset = name.rsplit(":", 2)
         files = list(protocol_files(protocol, registry, subset))
         if arguments.likes:

@@ -66,6 +66,8 @@ def main() -> None:
     }
     references = {uri: (file["annotation"], file["likes"]) for uri, file in files.items()}
     results = [r for r in read_results(arguments.results) if r.uri in references]
+    if not results:
+        parser.error(f"no result is of {arguments.subset} of {arguments.protocol}: --subset")
     print(
         "| tagged files | likes kept | wrong | voices | in tagged files: right | wrong "
         "| % of the known | precision | % of speech right | wrong | in others: right | wrong "

@@ -159,9 +159,13 @@ def test_right_counts_by_how_long_everybody_talks_alone():
         "b": results(stock=(2, 5), Weighter=(2, 5)),
         "c": results(stock=(2, 4)),  # the Weighter failed
         "d": results(stock=(0, 3), Weighter=(0, 3)),
+        "e": results(stock=(-3, 0), Weighter=(-3, 1)),  # nobody speaks
+        "f": results(stock=(0, 3), other=(0, 3)),  # of an earlier run
     }
-    lines = recipe["table"](files, {"a": 0.5, "b": 1.0, "c": 3.0, "d": 2.0}).splitlines()
+    systems = dict.fromkeys(("stock", "Weighter"))
+    stored = {"files": files, "systems": systems, "summary": {"files": list("abde")}}
+    lines = recipe["table"](stored, {"a": 0.5, "b": 1.0, "d": 2.0}).splitlines()
     assert lines[2:] == [
-        "| stock | 50 (of 4) | 67 (of 3) | 100 (of 1) | 50 (of 2) | 0 (of 1) |",
+        "| stock | 67 (of 3) | 100 (of 2) | 100 (of 1) | 100 (of 1) | 0 (of 1) |",
         "| Weighter | 100 (of 3) | 100 (of 2) | 100 (of 1) | 100 (of 1) | 100 (of 1) |",
     ]
