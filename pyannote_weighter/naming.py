@@ -97,7 +97,8 @@ class Voices:
                 f"speakers have embeddings of {embeddings.shape[-1]} dimensions, voices of "
                 f"{self.vectors.shape[-1]}: diarize with the pipeline that the voices are from"
             )
-        return (F.normalize(embeddings, dim=-1) @ torch.from_numpy(self.vectors).T).numpy()
+        vectors = torch.from_numpy(np.asarray(self.vectors, dtype=np.float32))
+        return (F.normalize(embeddings, dim=-1) @ vectors.T).numpy()
 
     def recognize(self, speakers: Speakers) -> dict[str, Match]:
         """Find known voices in a file without likes.

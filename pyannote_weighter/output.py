@@ -65,7 +65,7 @@ def write_rttm(diarization: Annotation, path: str | Path) -> None:
     are given one, since readers leave out turns without length.
     """
     names = _names(diarization, one_field, "RTTM")
-    uri = one_field(encodable(diarization.uri or "unknown"))
+    uri = one_field(encodable(str(diarization.uri or "unknown")))
     with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for turn in turns(diarization):
             start, name = turn["start"], names[turn["speaker"]]
@@ -247,7 +247,7 @@ def to_json(
         speakers.append(speaker)
 
     content = {
-        "uri": None if uri is None else encodable(uri),
+        "uri": None if uri is None else encodable(str(uri)),
         **({} if audio is None else {"audio": dict(audio)}),
         "speakers": speakers,
         "diarization": turns(output),

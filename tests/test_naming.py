@@ -185,6 +185,13 @@ def test_embeddings_of_two_weighters_are_refused():
         learn_voices([*files, other], [*present, [PEOPLE[0]]])
 
 
+def test_voices_of_any_precision_recognize():
+    for kind in (np.float64, np.float32):
+        voices = Voices(("a", "b"), np.eye(2, dtype=kind), 0.3, (2, 2))
+        (match,) = voices.recognize(Speakers(["s"], np.eye(2)[:1], np.ones(1))).values()
+        assert match.name == "a"
+
+
 def test_voices_are_read_as_they_were_written(tmp_path):
     files, present = archive()
     voices = learn_voices(files, present).voices

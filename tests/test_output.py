@@ -70,6 +70,14 @@ def test_names_of_files_that_are_not_utf8(tmp_path, diarization):
     assert list(load_rttm(tmp_path / "a.rttm")) == [r"caf\udce9_1"]
 
 
+def test_uris_that_are_no_text(tmp_path):
+    turns = Annotation(uri=3)
+    turns[Segment(0, 1)] = "ann"
+    assert to_json(turns)["uri"] == "3"
+    write_rttm(turns, tmp_path / "a.rttm")
+    assert list(load_rttm(tmp_path / "a.rttm")) == ["3"]
+
+
 def test_json_refuses_what_json_has_no_word_for(tmp_path):
     with pytest.raises(ValueError):
         write_json({"confidence": float("nan")}, tmp_path / "a.json")

@@ -64,6 +64,7 @@ ALLOWED: dict[str, Rule] = {
 """What numbers and switches among the options of the pipeline may be."""
 SPEAKERS: Rule = "a whole number", lambda v: isinstance(v, Real) and v is not True and v == v // 1
 """What numbers of speakers may be, and be at least 1; the largest may be infinite."""
+MOST = 2**31 - 1  # speakers; more are as many
 
 
 def _with_coefficients(
@@ -98,8 +99,9 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         Longest stretch that the Weighter sees at once, in seconds: at least one. Longer files are
         cut, and the slots of their windows are linked. Infinity (`.inf` in YAML) never cuts.
     segmentation_batch_size, embedding_batch_size : int, optional
-        They change speed and memory; on a CPU they do not change the result. Defaults to
-        `BATCH_SIZES` of the device.
+        They change speed and memory. On a CPU the first one does not change the result, and the
+        second one rounds embeddings and weightings otherwise. Defaults to `BATCH_SIZES` of the
+        device.
     half : bool, optional
         Keep frames in half precision between the steps (default).
     embedding_duration : float, optional
@@ -239,7 +241,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
         ValueError
             See `check_parameters`.
         """
-        check_parameters(params)
+        check_parameters(params, self.default_parameters())
         super().instantiate(params)
         usual = self._flatten(self.default_parameters()) | self._flattened_parameters(frozen=True)
         known = self._flattened_parameters(instantiated=True)
@@ -248,7 +250,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
 
     def freeze(self, params: dict) -> WeighterDiarization:
         """Fix hyper-parameters, within the same bounds."""
-        check_parameters(params)
+        check_parameters(params, self.default_parameters())
         return super().freeze(params)
 
     def apply(
@@ -300,7 +302,7 @@ class WeighterDiarization(SpeakerDiarizationMixin, Pipeline):
                 raise ValueError(f"{name} must be at least 1, got {bound}")
         asked = num_speakers is not None or min_speakers is not None
         _, min_speakers, max_speakers = self.set_num_speakers(
-            **{name: int(bound) for name, bound in bounds.items()}
+            **{name: min(int(bound), MOST) for name, bound in bounds.items()}
         )
         min_speakers = min_speakers if asked else None
         count, frames, local = self.compute(file, hook)

@@ -14,14 +14,15 @@ from pyannote_weighter import __version__
 from pyannote_weighter.models import Weighter
 from pyannote_weighter.models.checkpoint import save_checkpoint
 from pyannote_weighter.output import atomic
-from pyannote_weighter.pipelines.hyperparameters import USUAL, check_parameters
+from pyannote_weighter.pipelines.hyperparameters import BOUNDS, USUAL, check_parameters
+from pyannote_weighter.segmentation import PRETRAINED
 
 
 def export_pipeline(
     model: Weighter,
     folder: str | Path,
     parameters: dict,
-    segmentation: str | Path = "segmentation-3.0",
+    segmentation: str | Path = PRETRAINED,
     **options,
 ) -> Path:
     """Write `config.yaml` and `weighter/pytorch_model.bin`.
@@ -50,7 +51,7 @@ def export_pipeline(
         If an option is something that a file cannot hold, such as a model: nothing is written.
     """
     folder = Path(folder)
-    check_parameters(parameters)
+    check_parameters(parameters, USUAL if segmentation == PRETRAINED else BOUNDS)
     complete = {part: usual | parameters.get(part, {}) for part, usual in USUAL.items()}
     config = {
         "dependencies": {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from pyannote_weighter.linking import PARAMETERS
 from pyannote_weighter.options import is_number
 
@@ -14,13 +16,15 @@ USUAL = {"segmentation": {"min_duration_off": 0.0}, "weighter": PARAMETERS}
 """Hyper-parameters that every pipeline has; those of recipes/linking."""
 
 
-def check_parameters(parameters: dict) -> None:
+def check_parameters(parameters: dict, known: Mapping[str, Collection[str]] = BOUNDS) -> None:
     """Refuse hyper-parameters that do not exist, or are no numbers within `BOUNDS`.
 
     Parameters
     ----------
     parameters : dict
         By the names of the parts of the pipeline; need not be complete.
+    known : mapping, optional
+        Names of those that a pipeline has, by part. Defaults to all.
 
     Raises
     ------
@@ -29,13 +33,13 @@ def check_parameters(parameters: dict) -> None:
     if not isinstance(parameters, dict):
         raise ValueError(f"hyper-parameters are {parameters!r}: give segmentation and weighter")
     for part, values in parameters.items():
-        if part not in BOUNDS or not isinstance(values, dict):
+        if part not in known or not isinstance(values, dict):
             raise ValueError(
-                f"hyper-parameters have {part}: {values!r}; choose from {_described()}"
+                f"hyper-parameters have {part}: {values!r}; choose from {_described(known)}"
             )
         for name, value in values.items():
-            if name not in BOUNDS[part]:
-                raise ValueError(f"there is no {part}.{name}: choose from {_described()}")
+            if name not in known[part]:
+                raise ValueError(f"there is no {part}.{name}: choose from {_described(known)}")
             low, high = BOUNDS[part][name]
             if not (is_number(value) and low <= value <= high):
                 raise ValueError(
@@ -43,6 +47,6 @@ def check_parameters(parameters: dict) -> None:
                 )
 
 
-def _described() -> str:
-    """Names of all hyper-parameters."""
-    return ", ".join(f"{part}.{name}" for part, bounds in BOUNDS.items() for name in bounds)
+def _described(known: Mapping[str, Collection[str]]) -> str:
+    """Names of hyper-parameters."""
+    return ", ".join(f"{part}.{name}" for part, names in known.items() for name in names)

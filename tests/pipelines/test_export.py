@@ -80,6 +80,16 @@ def test_parameters_that_cannot_be_are_refused(model, tmp_path, merge):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_threshold_that_the_segmentation_does_not_have(model, tmp_path):
+    parameters = {"segmentation": {"threshold": 0.5}}
+    with pytest.raises(ValueError, match="no segmentation.threshold"):
+        export_pipeline(model, tmp_path / "new", parameters)
+    assert not (tmp_path / "new").exists()
+    export_pipeline(model, tmp_path / "new", parameters, "multilabel.ckpt")
+    config = yaml.safe_load((tmp_path / "new" / "config.yaml").read_text())
+    assert config["params"]["segmentation"] == {"min_duration_off": 0.0, "threshold": 0.5}
+
+
 def test_new_weights_never_are_with_the_old_configuration(model, tmp_path, monkeypatch):
     folder = export_pipeline(model, tmp_path, PARAMETERS, cosine_offset=0.05)
     replace, seen = os.replace, []

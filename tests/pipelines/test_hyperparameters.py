@@ -27,3 +27,9 @@ def test_usual_ones_and_ends_are_within_bounds():
 def test_what_cannot_be_is_named(parameters, said):
     with pytest.raises(ValueError, match=said):
         check_parameters(parameters)
+
+
+def test_of_those_that_there_are():
+    check_parameters({"segmentation": {"threshold": 0.5}})
+    with pytest.raises(ValueError, match=r"no segmentation.threshold: choose from (?!.*n.thresh)"):
+        check_parameters({"segmentation": {"threshold": 0.5}}, USUAL)
