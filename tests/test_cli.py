@@ -222,6 +222,14 @@ def interrupted_by_lightning(*_):
         sys.exit(1)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as usual: who runs tests in the background may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted_where_nobody_sees_it(*_):
     """As in the end of a data loader; its workers have got the signal, too."""
     with suppress(KeyboardInterrupt):
@@ -246,7 +254,9 @@ def terminated(*_):
         (terminated, 143),
     ],
 )
-def test_who_stops_a_training_is_told_how_to_go_on(tmp_path, monkeypatch, stop, code):
+def test_who_stops_a_training_is_told_how_to_go_on(
+    tmp_path, monkeypatch, interruptible, stop, code
+):
     config = tmp_path / "train.yaml"
     config.write_text("protocol: P\nregistry: r\n")
     monkeypatch.setattr("pyannote_weighter.training.train", stop)
@@ -259,11 +269,14 @@ def test_who_stops_a_training_is_told_how_to_go_on(tmp_path, monkeypatch, stop, 
     assert result.exit_code == code and "--resume goes on" in result.output
 
 
-def test_an_error_that_is_no_interruption_stays_as_it_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_an_error_that_is_no_interruption_stays_as_it_is(
+    tmp_path, monkeypatch, interruptible, before
+):
     def wrong(*_):
         raise EOFError("half a frame")
 
-    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
     monkeypatch.setattr("pyannote_weighter.training.train", wrong)
     result = runner.invoke(app, ["train", "train.yaml", "--into", str(tmp_path / "run")])
     assert "a file ends too early" in str(result.exception)
