@@ -28,7 +28,7 @@ class References:
 
     def __init__(self, path: str | Path):
         self.path = path
-        self._uris: dict[tuple, str] = {}  # whose is what an RTTM or UEM calls so
+        self._known: dict[tuple, tuple] = {}  # whose is what an RTTM calls so, and its turns
 
     def find(self, file: ProtocolFile) -> ProtocolFile:
         """The same file, whose RTTM and UEM may write its uri otherwise."""
@@ -50,13 +50,20 @@ class References:
                     found, spelled = part.copy(), other
                     found.uri = uri
                     break
-            where = key, file.get("database"), file.get("subset"), spelled
-            if found and self._uris.setdefault(where, uri) != uri:
-                raise ValueError(
-                    f"{self.path}: {self._uris[where]!r} and {uri!r} are both {spelled!r} in "
-                    f"`{key}`, which holds no spaces and one encoding of accents: rename one"
-                )
+            if key == "annotation" and found:
+                self._check_owner(file, spelled, found)
             return found
+
+    def _check_owner(self, file: ProtocolFile, spelled: str, reference: Annotation) -> None:
+        """Refuse to give one reference to two files; where each has its RTTM, turns differ."""
+        where, uri = (file.get("database"), file.get("subset"), spelled), file["uri"]
+        turns = hash(tuple(reference.itertracks(yield_label=True)))
+        owner, known = self._known.setdefault(where, (uri, turns))
+        if owner != uri and known == turns:
+            raise ValueError(
+                f"{self.path}: {owner!r} and {uri!r} are both {spelled!r} in `annotation`, which "
+                "holds no spaces and one encoding of accents: rename one"
+            )
 
     def check(self, file: ProtocolFile) -> ProtocolFile:
         """The same file, whose reference is refused when it is read, if it cannot be used."""

@@ -76,6 +76,15 @@ def test_uris_that_are_one_in_rttm(files, uris):
         files(uris, ["my_file"])
 
 
+def test_uris_that_have_an_rttm_each(files, tmp_path):
+    one, two = "my file", "my_file"
+    files([one], ["my_file"], template=True)
+    (tmp_path / "u.lst").write_text(f"{one}\n{two}\n")
+    (tmp_path / f"{two}.rttm").write_text(ROW.format("my_file").replace("ann", "bob"))
+    found = protocol_files(NAME, tmp_path / "database.yml", "test")
+    assert [file["annotation"].labels() for file in found] == [["ann"], ["bob"]]
+
+
 def test_a_reference_of_which_nothing_counts(files):
     one, two = files(["one", "two"], ["one"], ["other"]).values()
     assert not two["annotated"]  # nor is there a reference
