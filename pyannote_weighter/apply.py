@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pyannote_weighter.audio import in_memory, open_sound
 from pyannote_weighter.database.likes import composed, listed
+from pyannote_weighter.messages import some_of
 from pyannote_weighter.output import (
     TURNS,
     annotation_of,
@@ -116,8 +117,7 @@ def apply_to_files(
     check_folder(into)
     names = {composed(file.stem) for file in files}
     if others := [name for name in likes if name not in names]:
-        some = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
-        told = f"{len(others)} recordings with likes are not among the files ({some})"
+        told = f"{len(others)} recordings with likes are not among the files ({some_of(others)})"
         console.print(told, **AS_IT_IS)
     if resume:
         every = len(files)

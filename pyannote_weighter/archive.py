@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pyannote.core import Segment
 
 from pyannote_weighter.database.likes import composed, listed
+from pyannote_weighter.messages import some_of
 from pyannote_weighter.naming import Match, Voices, learn_voices
 from pyannote_weighter.output import (
     TURNS,
@@ -98,13 +99,9 @@ def _known_names(path: Path, likes: Mapping[str, Sequence[str] | None]) -> set[s
     if known and known.isdisjoint(name for names in likes.values() for name in names or ()):
         raise ValueError(
             f"voices would replace {path}, which is of another archive: the likes have none of "
-            f"its names ({_some(sorted(known))}): {advice}"
+            f"its names ({some_of(sorted(known))}): {advice}"
         )
     return known
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 class Summary(NamedTuple):
@@ -308,7 +305,7 @@ def find_voice(name: str, results: Sequence[Result], voices: Voices) -> list[Hit
         said = f"; there is {' and '.join(alike)}" if alike else ""
         if any(composed(known) == composed(name) for known in alike):
             said += " (whose accents are encoded otherwise)"
-        some = ", ".join(voices.names[:20]) + (", ..." if len(voices.names) > 20 else "")
+        some = some_of(voices.names, most=20)
         known = f"{len(voices.names)} are known ({some})" if some else "`name` learned no voice"
         raise ValueError(
             f"no voice of {name!r}{said}. {known}: a name needs likes in two recordings in which "

@@ -1,10 +1,8 @@
 """The command line. What is heavy is imported inside the commands, so that `--help` is fast."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from pyannote_weighter import __version__
-
-OWN = (
-    "pyannote reads the database.yml of the working folder, which is no definition of databases "
-    "and protocols: mend it, or work in another folder. "
+from pyannote_weighter.messages import some_of
+from pyannote_weighter.terminal import (
+    OWN,
+    noting_interrupts,
+    of_own_definition,
+    quiet,
+    quiet_lightning,
+    show_warning,
 )
 
 # no telemetry unless asked for: set before pyannote is imported
@@ -75,7 +77,7 @@ def demo(
     device: Device = "cpu",
 ) -> None:
     """Diarize the conversation inside pyannote.audio, offline; compare with stock clustering."""
-    _quiet()
+    quiet()
     from pyannote_weighter.demo import demo as run
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 
@@ -118,7 +120,7 @@ def apply(
     ] = False,
 ) -> None:
     """Diarize files. The exit code is 1 when a file failed; the others are still done."""
-    _quiet()
+    quiet()
     from pyannote_weighter.apply import (
         FORMATS,
         apply_to_files,
@@ -188,7 +190,7 @@ def benchmark(
     A run that was stopped goes on where it was. The exit code is 1 when a file failed.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    _quiet()
+    quiet()
     from pyannote_weighter.benchmark import benchmark as run
     from pyannote_weighter.pretrained import DEFAULT_PIPELINE
 
@@ -219,8 +221,8 @@ def train(
     seed: Annotated[int | None, typer.Option(help="In place of the one in the file.")] = None,
 ) -> None:
     """Train a Weighter from likes; write checkpoints, metrics and a pipeline folder."""
-    _quiet()
-    _quiet_lightning()
+    quiet()
+    quiet_lightning()
     from lightning.pytorch.utilities import rank_zero_only
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -228,7 +230,7 @@ def train(
 
     say = rank_zero_only(typer.echo)  # of several processes, one
     try:
-        with _noting_interrupts() as interrupts:
+        with noting_interrupts() as interrupts:
             folder = run(config, into, resume, seed)
     except BaseException as error:
         terminated = isinstance(error, SIGTERMException)
@@ -267,7 +269,7 @@ def name(
     """
     if (likes is None) == (voices is None):
         raise ValueError("give either --likes or --voices")
-    _quiet()
+    quiet()
     from pyannote_weighter.archive import FORMATS, VOICES, name_results
     from pyannote_weighter.database import read_likes
     from pyannote_weighter.naming import Voices
@@ -294,8 +296,8 @@ def name(
             err=True,
         )
     if summary.unused:
-        some = ", ".join(summary.unused[:3]) + (" ..." if len(summary.unused) > 3 else "")
-        typer.echo(f"{likes}: no result of {len(summary.unused)} recordings ({some})", err=True)
+        some, number = some_of(summary.unused), len(summary.unused)
+        typer.echo(f"{likes}: no result of {number} recordings ({some})", err=True)
     if summary.gone:
         typer.echo(
             f"{into / VOICES}: {_names(summary.gone)} had a voice there before, and has none "
@@ -304,10 +306,9 @@ def name(
         )
     if summary.stale:
         stale = sorted(path.name for path in summary.stale)
-        some = ", ".join(stale[:3]) + (" ..." if len(stale) > 3 else "")
         typer.echo(
-            f"{len(stale)} files in other formats keep the labels from before ({some}): --format "
-            f"{','.join(sorted(set(summary.stale.values())))} writes them with names",
+            f"{len(stale)} files in other formats keep the labels from before ({some_of(stale)}): "
+            f"--format {','.join(sorted(set(summary.stale.values())))} writes them with names",
             err=True,
         )
     named = sum(map(len, summary.matches.values()))
@@ -331,7 +332,7 @@ def find(
     seconds that the speaker speaks; seconds to the first turn; recording; speaker. Tabs in
     their names become spaces.
     """
-    _quiet()
+    quiet()
     from pyannote_weighter.archive import find_voice
     from pyannote_weighter.naming import Voices
     from pyannote_weighter.results import read_results
@@ -343,29 +344,6 @@ def find(
             f"{sure}\t{hit.cosine:.2f}\t{hit.seconds:.1f}\t{hit.start:.1f}"
             f"\t{_column(hit.uri)}\t{_column(hit.speaker)}"
         )
-
-
-@contextmanager
-def _noting_interrupts() -> Iterator[list[int]]:
-    """List of the times that Ctrl-C was pressed, whatever becomes of the KeyboardInterrupt.
-
-    Lightning makes another exception of it, and where it falls into the end of a data loader it is
-    lost: what is raised next are workers that have ended, too.
-    """
-    noted: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number, frame):
-        noted.append(number)
-        before(number, frame)
-
-    if callable(before):  # else it is ignored
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield noted
-    finally:
-        if callable(before):
-            signal.signal(signal.SIGINT, before)
 
 
 def _names(names: Iterable[str]) -> str:
@@ -408,60 +386,17 @@ def _device(name: str) -> str:
     return device
 
 
-def _quiet() -> None:
-    """Silence what upstream has to say about decoders that are not needed here."""
-    import warnings
-
-    warnings.filterwarnings("ignore", message=r"(?s).*torchcodec.*")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-
-
-def _quiet_lightning() -> None:
-    """Silence what Lightning tells of itself, and warns of that is meant to be so here."""
-    import logging
-    import warnings
-
-    from lightning.pytorch.utilities.rank_zero import LightningDeprecationWarning
-    from lightning.pytorch.utilities.warnings import PossibleUserWarning
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=LightningDeprecationWarning)
-    warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    for message in (
-        "Your `IterableDataset` has `__len__`",
-        "Precision .* is not supported by the model summary",
-        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-        "Detected KeyboardInterrupt",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Print a warning as a person reads it, without a place in the code."""
-    typer.secho(f"warning: {message}", fg="yellow", err=True)
-
-
-def _of_own_definition(error: Exception) -> bool:
-    """Whether pyannote failed to read the database.yml of the working folder, when imported."""
-    import traceback
-
-    places = traceback.extract_tb(error.__traceback__)
-    names = [place.name for place in places if Path(place.filename).name == "registry.py"]
-    return "<module>" in names and "load_database" in names
-
-
 def main() -> None:
     """Run the command line; errors that a person can cure are shown without a traceback."""
     import warnings
 
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     if hasattr(sys.stdout, "reconfigure"):  # names may hold what the terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except Exception as error:
-        own = _of_own_definition(error)
+        own = of_own_definition(error)
         known = own or isinstance(error, OSError | ValueError | ImportError)
         if not known or os.environ.get("PYANNOTE_WEIGHTER_TRACEBACK"):
             raise

@@ -222,7 +222,7 @@ def test_likes_of_other_recordings_alone_are_refused(tmp_path, audio):
     assert not (tmp_path / "out").exists()
     failures, screen = run(files, tmp_path / "out", likes=likes | {"a": ["ann"]})
     assert not failures
-    assert "4 recordings with likes are not among the files (a.wav, b, c ...)" in screen
+    assert "4 recordings with likes are not among the files (a.wav, b, c, ...)" in screen
     failures, screen = run(files, tmp_path / "out", likes={"a": [], "[b]": []})
     assert "1 recordings with likes are not among the files ([b])" in screen
 

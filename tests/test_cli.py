@@ -293,9 +293,9 @@ def test_warnings_are_shown_without_a_place_in_the_code(tmp_path):
     """Of ours one line, of Lightning's nothing."""
     code = (
         "import sys, warnings\n"
-        "from pyannote_weighter import cli\n"
+        "from pyannote_weighter import cli, terminal\n"
         "def said():\n"
-        "    cli._quiet_lightning()\n"
+        "    terminal.quiet_lightning()\n"
         "    from lightning.pytorch.utilities.warnings import PossibleUserWarning\n"
         "    warnings.warn('of Lightning', PossibleUserWarning)\n"
         "    warnings.warn('of ours')\n"

@@ -30,6 +30,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from pyannote_weighter.messages import some_of
 from pyannote_weighter.output import atomic
 
 Value = TypeVar("Value")
@@ -140,10 +141,9 @@ def _check_forms(path: str | os.PathLike, likes: Mapping[str, Iterable[str]]) ->
             twice[composed(name)] = name
     if twice:
         pairs = [f"{name} ({ascii(known[name])}, {ascii(twice[name])})" for name in twice]
-        some = ", ".join(pairs[:3]) + (", ..." if len(pairs) > 3 else "")
         warnings.warn(
             f"{path}: accents of one name are encoded in two ways, which makes two people of it: "
-            f"{some}. Write it in one way.",
+            f"{some_of(pairs)}. Write it in one way.",
             stacklevel=3,
         )
 

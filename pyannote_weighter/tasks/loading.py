@@ -27,11 +27,6 @@ def _unpack(kind: type, reader: bytes) -> _Read:
     return kind(pickle.loads(reader))
 
 
-def starting() -> bool:
-    """Whether multiprocessing is starting this process, which reads what it needs to begin."""
-    return getattr(multiprocessing.current_process(), "_inheriting", False)
-
-
 class TrainingBatches(_Read, TrainDataset):
     """Batches of one epoch, the one that the model is in."""
 
@@ -84,6 +79,11 @@ def worker_context(num_workers: int) -> BaseContext | None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once, not by each worker
     return context
+
+
+def starting() -> bool:
+    """Whether multiprocessing is starting this process, which reads what it needs to begin."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def check_script(num_workers: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from pyannote.core import Annotation, SlidingWindow
 from torch import Tensor
+
+from pyannote_weighter.messages import some_of
 
 JUDGED = 600.0  # seconds of a development file that are judged, at least
 LISTED = ("names", "reference", "annotated", "num_speakers", "file")
@@ -19,11 +21,6 @@ LISTED = ("names", "reference", "annotated", "num_speakers", "file")
 def several_databases(files: Iterable) -> bool:
     """Whether they come from more than one database."""
     return len({file.get("database") for file in files}) > 1
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first of some names, for messages."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def who(file, speaker: str, several: bool) -> str:
@@ -93,8 +90,8 @@ def check_likes(name: str, training: list) -> None:
     if once:
         warnings.warn(
             f"{len(once)} of {len(files_of)} liked speakers of {name} are liked in one file only, "
-            f"which teaches nothing about their voices: {some_of(once)}; tag them in more files "
-            "(or look for two spellings of one name)",
+            f"which teaches nothing about their voices: {some_of(once, most=5)}; tag them in "
+            "more files (or look for two spellings of one name)",
             stacklevel=2,
         )
 

